@@ -1,0 +1,1 @@
+//! Under construction: filled in by the commits that follow.
