@@ -1,1 +1,44 @@
-//! Under construction: filled in by the commits that follow.
+//! Ground floor of `multiprocess`: what every primitive that lives in shared memory stands on.
+//!
+//! | module | what it gives |
+//! |---|---|
+//! | [`atomic`] | atomics, fences and `UnsafeCell`: the real ones, or loom's |
+//! | [`park`] | sleep on a word of shared memory until a peer changes and wakes it |
+//! | [`asymmetric`] | a store-load barrier whose cost falls on the side that is about to sleep |
+//! | [`Deadline`], [`Timeout`] | monotonic time |
+//! | [`spin`] | how long to spin before parking |
+//! | [`ShmSafe`], [`Place`], [`Region`], [`Memory`] | what may lie in shared memory, and how it is laid out, initialised and attached |
+//! | [`ParticipantId`] | who holds a lock or a slot |
+//! | [`copy`] | copies out of memory that a peer may write at the same time |
+//!
+//! `no_std`, no allocation, no libc on Linux, no threads, no signal handlers. The crate's
+//! `README.md` is its design document.
+#![no_std]
+#![warn(clippy::unnecessary_safety_comment)]
+
+// `#[derive(ShmSafe)]` writes `::multiprocess_core::...`; inside this crate that is us.
+extern crate self as multiprocess_core;
+
+pub mod asymmetric;
+pub mod atomic;
+mod cache_padded;
+pub mod copy;
+mod deadline;
+mod error;
+mod layout;
+pub mod park;
+mod participant;
+mod place;
+pub mod spin;
+mod sys;
+
+pub use cache_padded::CachePadded;
+pub use deadline::{Deadline, Timeout};
+pub use error::{AttachError, CreateError, Errno};
+pub use layout::{LayoutHash, ShmSafe};
+pub use multiprocess_derive::ShmSafe;
+pub use participant::ParticipantId;
+pub use place::{Memory, Place, Region};
+
+#[cfg(loom)]
+pub use sys::model;

@@ -1,1 +1,86 @@
-//! Under construction: filled in by the commits that follow.
+//! `#[derive(ShmSafe)]`: checks a struct field by field, so that the whole may live in shared
+//! memory. Use it through `multiprocess_core::ShmSafe`, which documents the contract.
+
+use proc_macro::TokenStream;
+use quote::quote;
+use syn::{Data, DeriveInput, Error, Fields, parse_macro_input};
+
+/// Implements `ShmSafe` for a `repr(C)` or `repr(transparent)` struct of `ShmSafe` fields.
+///
+/// The layout hash covers the struct's name, its size and alignment, and for each field its
+/// offset and its own layout hash. Enums and unions are refused: a peer could write a
+/// discriminant that does not exist.
+#[proc_macro_derive(ShmSafe)]
+pub fn derive_shm_safe(input: TokenStream) -> TokenStream {
+    let input = parse_macro_input!(input as DeriveInput);
+    expand(&input)
+        .unwrap_or_else(Error::into_compile_error)
+        .into()
+}
+
+fn expand(input: &DeriveInput) -> syn::Result<proc_macro2::TokenStream> {
+    let Data::Struct(data) = &input.data else {
+        return Err(Error::new_spanned(
+            &input.ident,
+            "ShmSafe can be derived for structs only: a peer process could write an enum \
+             discriminant that does not exist",
+        ));
+    };
+    require_fixed_layout(input)?;
+    let (name, text) = (&input.ident, input.ident.to_string());
+    let members: Vec<_> = match &data.fields {
+        Fields::Unit => Vec::new(),
+        fields => fields.members().collect(),
+    };
+    let types: Vec<_> = data.fields.iter().map(|field| &field.ty).collect();
+    let mut generics = input.generics.clone();
+    let predicates = &mut generics.make_where_clause().predicates;
+    for ty in &types {
+        predicates.push(syn::parse_quote!(#ty: ::multiprocess_core::ShmSafe));
+    }
+    let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
+    Ok(quote! {
+        // SAFETY: the macro saw `repr(C)` or `repr(transparent)`; the where clause demands
+        // `ShmSafe` of every field, so all bit patterns are valid and nothing is local to a
+        // process; `needs_drop` is refused below.
+        unsafe impl #impl_generics ::multiprocess_core::ShmSafe for #name #type_generics #where_clause {
+            const LAYOUT: ::multiprocess_core::LayoutHash = {
+                assert!(
+                    !::core::mem::needs_drop::<Self>(),
+                    "a ShmSafe type must not need Drop: its bytes go away with the mapping"
+                );
+                ::multiprocess_core::LayoutHash::of_type::<Self>(#text)
+                    #(
+                        .mix(::core::mem::offset_of!(Self, #members) as u64)
+                        .mix(<#types as ::multiprocess_core::ShmSafe>::LAYOUT.bits())
+                    )*
+            };
+        }
+    })
+}
+
+fn require_fixed_layout(input: &DeriveInput) -> syn::Result<()> {
+    let mut fixed = false;
+    for attr in input.attrs.iter().filter(|a| a.path().is_ident("repr")) {
+        attr.parse_nested_meta(|meta| {
+            fixed |= meta.path.is_ident("C") || meta.path.is_ident("transparent");
+            if meta.path.is_ident("packed") {
+                return Err(meta.error("atomics in a packed struct would not be aligned"));
+            }
+            // `align(N)` carries an argument that must be consumed.
+            if meta.input.peek(syn::token::Paren) {
+                let content;
+                syn::parenthesized!(content in meta.input);
+                content.parse::<proc_macro2::TokenStream>()?;
+            }
+            Ok(())
+        })?;
+    }
+    if fixed {
+        return Ok(());
+    }
+    Err(Error::new_spanned(
+        &input.ident,
+        "ShmSafe needs #[repr(C)]: Rust's own layout may differ between two builds",
+    ))
+}

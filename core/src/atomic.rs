@@ -1,0 +1,110 @@
+//! The only door to atomics: the hardware's, or loom's when a model is checked.
+//!
+//! Every primitive names its atomics through this module, so that the same source file runs in
+//! shared memory and under [loom](https://docs.rs/loom). Loom's types are larger than the words
+//! they model and cannot be made in a `const`; layout assertions are therefore
+//! `#[cfg(not(loom))]`, and constructors go through
+//! [`const_unless_loom!`](crate::const_unless_loom).
+
+#[cfg(not(loom))]
+
+mod real {
+    pub use core::hint::spin_loop;
+    pub use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+    /// [`core::cell::UnsafeCell`] with loom's closure interface.
+    ///
+    /// The closures receive raw pointers: bytes that a peer process may write are never seen
+    /// through `&T` or `&mut T` unless the caller argues that nobody else touches them.
+    #[derive(Debug)]
+    #[repr(transparent)]
+    pub struct UnsafeCell<T>(core::cell::UnsafeCell<T>);
+
+    impl<T> UnsafeCell<T> {
+        /// Wraps `value`.
+        pub const fn new(value: T) -> Self {
+            Self(core::cell::UnsafeCell::new(value))
+        }
+
+        /// Calls `f` with a pointer for reading; a model checks that nobody writes meanwhile.
+        #[inline(always)]
+        pub fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
+            f(self.0.get())
+        }
+
+        /// Calls `f` with a pointer for writing; a model checks that nobody else looks meanwhile.
+        #[inline(always)]
+        pub fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
+            f(self.0.get())
+        }
+    }
+}
+
+#[cfg(loom)]
+mod real {
+    pub use loom::cell::UnsafeCell;
+    pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+    /// A spinning thread gives way, or a model would never end.
+    pub fn spin_loop() {
+        loom::thread::yield_now();
+    }
+}
+
+pub use real::*;
+
+/// Marks bytes as read or written without holding them: nothing in a build, an access that the
+/// race detector sees in a model.
+///
+/// For memory whose unit of access is not a Rust value: the bytes of a record in a byte ring.
+#[derive(Debug)]
+pub struct Shadow {
+    #[cfg(loom)]
+    cell: loom::cell::UnsafeCell<()>,
+}
+
+impl Shadow {
+    crate::const_unless_loom! {
+        /// A mark for one unit of memory.
+        pub fn new() -> Self {
+            Self {
+                #[cfg(loom)]
+                cell: loom::cell::UnsafeCell::new(()),
+            }
+        }
+    }
+
+    /// The unit is read at this point.
+    #[inline(always)]
+    pub fn read(&self) {
+        #[cfg(loom)]
+        self.cell.with(|_| ());
+    }
+
+    /// The unit is written at this point.
+    #[inline(always)]
+    pub fn write(&self) {
+        #[cfg(loom)]
+        self.cell.with_mut(|_| ());
+    }
+}
+
+impl Default for Shadow {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Declares a constructor that is `const`, except in a loom model whose atomics cannot be.
+#[macro_export]
+macro_rules! const_unless_loom {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty $body:block) => {
+        #[cfg(not(loom))]
+        $(#[$meta])*
+        $vis const fn $name($($arg: $ty),*) -> $ret $body
+
+        #[cfg(loom)]
+        $(#[$meta])*
+        $vis fn $name($($arg: $ty),*) -> $ret $body
+    };
+}

@@ -1,0 +1,171 @@
+//! Sleep on a word of shared memory until a peer changes it and wakes the sleepers.
+//!
+//! The contract is futex's (<https://man7.org/linux/man-pages/man2/futex.2.html>), always in
+//! its *shared* form: the word is identified by the file behind the mapping, not by its
+//! address, so every process may map it elsewhere. A word of 64 bits parks on its low half.
+//!
+//! # Examples
+//!
+//! The one right loop: check, park on the value you checked, check again. Every park has an
+//! inner bound ([`Patience`]), so that a wake that was lost with a killed process costs
+//! milliseconds and not for ever.
+//!
+//! ```
+//! use multiprocess_core::{Deadline, park, atomic::{AtomicU32, Ordering}};
+//! use std::time::Duration;
+//!
+//! let word = AtomicU32::new(0);
+//! let deadline = Deadline::after(Duration::from_millis(10));
+//! let mut patience = park::Patience::new();
+//! let timed_out = loop {
+//!     if word.load(Ordering::Acquire) != 0 {
+//!         break false;
+//!     }
+//!     if patience.park(&word, 0, deadline) == Ok(park::Parked::TimedOut) {
+//!         break true;
+//!     }
+//! };
+//! assert!(timed_out);
+//! ```
+
+use core::time::Duration;
+
+use crate::atomic::{AtomicU32, AtomicU64};
+use crate::sys::{self, Park};
+use crate::{Deadline, Errno};
+
+/// Why a park ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parked {
+    /// A peer called [`wake`], or the kernel woke us for no reason: check again.
+    Woken,
+    /// The word no longer had the expected value: check again at once.
+    Changed,
+    /// A signal handler ran.
+    Interrupted,
+    /// The deadline passed.
+    TimedOut,
+    /// The inner bound of a [`Patience`] passed, not the caller's deadline: check the
+    /// predicate and the owner's liveness, and park again.
+    Recheck,
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for crate::atomic::AtomicU32 {}
+    impl Sealed for crate::atomic::AtomicU64 {}
+}
+
+/// A word that can be parked on: `AtomicU32`, or `AtomicU64` by its low half.
+pub trait ParkWord: sealed::Sealed {
+    #[doc(hidden)]
+    fn park(&self, expected: u32, deadline: Deadline) -> Result<Parked, Errno>;
+    #[doc(hidden)]
+    fn unpark(&self, count: u32) -> u32;
+}
+
+impl ParkWord for AtomicU32 {
+    #[inline]
+    fn park(&self, expected: u32, deadline: Deadline) -> Result<Parked, Errno> {
+        sys::Backend::wait32(self, expected, deadline)
+    }
+
+    #[inline]
+    fn unpark(&self, count: u32) -> u32 {
+        sys::Backend::wake32(self, count)
+    }
+}
+
+impl ParkWord for AtomicU64 {
+    #[inline]
+    fn park(&self, expected: u32, deadline: Deadline) -> Result<Parked, Errno> {
+        sys::Backend::wait64(self, expected, deadline)
+    }
+
+    #[inline]
+    fn unpark(&self, count: u32) -> u32 {
+        sys::Backend::wake64(self, count)
+    }
+}
+
+/// Sleeps while the (low half of the) word is `expected`, until woken or until `deadline`.
+///
+/// The comparison and the falling asleep are one step for [`wake`]. Use [`Patience::park`]
+/// instead, unless an unbounded sleep is harmless.
+///
+/// # Errors
+///
+/// The kernel's error if the word cannot be slept on at all: `EFAULT` (the mapping was cut
+/// off), `ENOSYS` or `EPERM` (forbidden). Retrying does not help.
+///
+/// # Memory ordering
+///
+/// None: the caller's own load of the word orders.
+pub fn wait(word: &impl ParkWord, expected: u32, deadline: Deadline) -> Result<Parked, Errno> {
+    word.park(expected, deadline)
+}
+
+/// Wakes at most `count` sleepers and returns how many; `u32::MAX` for all.
+///
+/// A sleeper that is woken and killed before it runs takes the wake with it: that is what the
+/// inner bound of [`Patience`] heals.
+///
+/// # Memory ordering
+///
+/// None: store the word with `Release` before.
+pub fn wake(word: &impl ParkWord, count: u32) -> u32 {
+    word.unpark(count)
+}
+
+/// The growing inner bound of a series of parks: 50 ms, doubling to 1 s.
+///
+/// No sleep in this toolkit is unbounded: after the inner bound the waiter re-checks its
+/// predicate and its owner's liveness. This alone heals every wake that a `kill -9` loses.
+#[derive(Debug, Clone)]
+pub struct Patience {
+    bound: Duration,
+}
+
+impl Patience {
+    /// The first bound.
+    pub const FIRST: Duration = Duration::from_millis(50);
+    /// The largest bound.
+    pub const LAST: Duration = Duration::from_secs(1);
+
+    /// Starts a series.
+    pub const fn new() -> Self {
+        Self { bound: Self::FIRST }
+    }
+
+    /// [`wait`] until `deadline`, but not longer than the inner bound.
+    ///
+    /// Returns [`Parked::TimedOut`] only if the caller's own deadline has passed.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`].
+    pub fn park(
+        &mut self,
+        word: &impl ParkWord,
+        expected: u32,
+        deadline: Deadline,
+    ) -> Result<Parked, Errno> {
+        let inner = Deadline::now().plus(self.bound);
+        if deadline <= inner {
+            return wait(word, expected, deadline);
+        }
+        let parked = wait(word, expected, inner)?;
+        Ok(if parked == Parked::TimedOut {
+            self.bound = (self.bound * 2).min(Self::LAST);
+            Parked::Recheck
+        } else {
+            parked
+        })
+    }
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,44 @@
+//! The seam to the operating system: one file per backend, chosen here and nowhere else.
+//!
+//! | backend | file | when |
+//! |---|---|---|
+//! | Linux futex | `linux.rs` | `target_os` is linux or android |
+//! | loom's mock | `model.rs` | `--cfg loom` |
+//! | POSIX semaphores in a table of the segment | `posix_sem.rs` (to come) | other Unixes |
+
+use crate::atomic::{AtomicU32, AtomicU64};
+use crate::park::Parked;
+use crate::{Deadline, Errno};
+
+/// What a backend provides: sleep on a word, wake its sleepers.
+///
+/// The word is a reference into shared memory; implementations identify it across processes.
+pub(crate) trait Park {
+    /// Sleeps while `*word == expected`; compare and sleep are atomic with respect to a wake.
+    fn wait32(word: &AtomicU32, expected: u32, deadline: Deadline) -> Result<Parked, Errno>;
+    /// As `wait32`, on the low half of `word`.
+    fn wait64(word: &AtomicU64, expected: u32, deadline: Deadline) -> Result<Parked, Errno>;
+    /// Wakes at most `count` sleepers; how many.
+    fn wake32(word: &AtomicU32, count: u32) -> u32;
+    /// Wakes at most `count` sleepers on the low half; how many.
+    fn wake64(word: &AtomicU64, count: u32) -> u32;
+}
+
+#[cfg(all(not(loom), any(target_os = "linux", target_os = "android")))]
+mod linux;
+#[cfg(all(not(loom), any(target_os = "linux", target_os = "android")))]
+use linux as backend;
+
+#[cfg(loom)]
+pub mod model;
+#[cfg(loom)]
+use model as backend;
+
+#[cfg(all(not(loom), not(any(target_os = "linux", target_os = "android"))))]
+compile_error!(
+    "multiprocess-core has no park backend for this target yet: Linux only, see core/README.md"
+);
+
+pub(crate) use backend::{
+    Backend, cpus, heavy_fence, light_fence, membarrier_register, membarrier_works, now,
+};

@@ -1,0 +1,140 @@
+//! Loom's mock of the park backend: a queue of parked threads under a modelled mutex.
+//!
+//! Time stands still: a wait ends by a wake, or when the model itself calls [`expire`]. A lost
+//! wake therefore shows as a deadlock, which loom reports, and no inner bound hides it.
+#![allow(missing_docs, unreachable_pub)]
+
+extern crate std;
+
+use std::vec::Vec;
+
+use loom::sync::Mutex;
+use loom::thread::{self, Thread};
+
+use crate::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use crate::park::Parked;
+use crate::{Deadline, Errno};
+
+#[derive(Debug)]
+pub(crate) struct Backend;
+
+struct Sleeper {
+    address: usize,
+    ticket: usize,
+    thread: Thread,
+}
+
+#[derive(Default)]
+struct Queue {
+    sleepers: Vec<Sleeper>,
+    ended: Vec<(usize, Parked)>,
+    next_ticket: usize,
+}
+
+loom::lazy_static! {
+    static ref QUEUE: Mutex<Queue> = Mutex::new(Queue::default());
+}
+
+fn sleep(address: usize, load: impl Fn() -> u32, expected: u32) -> Parked {
+    let ticket = {
+        let mut queue = QUEUE.lock().unwrap();
+        if load() != expected {
+            return Parked::Changed;
+        }
+        let ticket = queue.next_ticket;
+        queue.next_ticket += 1;
+        queue.sleepers.push(Sleeper {
+            address,
+            ticket,
+            thread: thread::current(),
+        });
+        ticket
+    };
+    loop {
+        thread::park();
+        let mut queue = QUEUE.lock().unwrap();
+        if let Some(i) = queue.ended.iter().position(|(t, _)| *t == ticket) {
+            return queue.ended.swap_remove(i).1;
+        }
+    }
+}
+
+fn end(address: usize, count: u32, how: Parked) -> u32 {
+    let mut woken = Vec::new();
+    {
+        let mut queue = QUEUE.lock().unwrap();
+        let mut i = 0;
+        while i < queue.sleepers.len() && (woken.len() as u32) < count {
+            if queue.sleepers[i].address == address {
+                let sleeper = queue.sleepers.remove(i);
+                queue.ended.push((sleeper.ticket, how));
+                woken.push(sleeper.thread);
+            } else {
+                i += 1;
+            }
+        }
+    }
+    let count = woken.len() as u32;
+    for thread in woken {
+        thread.unpark();
+    }
+    count
+}
+
+fn address<T>(word: &T) -> usize {
+    core::ptr::from_ref(word).addr()
+}
+
+impl super::Park for Backend {
+    fn wait32(word: &AtomicU32, expected: u32, _: Deadline) -> Result<Parked, Errno> {
+        Ok(sleep(
+            address(word),
+            || word.load(Ordering::SeqCst),
+            expected,
+        ))
+    }
+
+    fn wait64(word: &AtomicU64, expected: u32, _: Deadline) -> Result<Parked, Errno> {
+        let low = || word.load(Ordering::SeqCst) as u32;
+        Ok(sleep(address(word), low, expected))
+    }
+
+    fn wake32(word: &AtomicU32, count: u32) -> u32 {
+        end(address(word), count, Parked::Woken)
+    }
+
+    fn wake64(word: &AtomicU64, count: u32) -> u32 {
+        end(address(word), count, Parked::Woken)
+    }
+}
+
+/// Lets the deadline of one sleeper on `word` pass; how many slept there (0 or 1).
+pub fn expire<W: crate::park::ParkWord>(word: &W) -> u32 {
+    end(address(word), 1, Parked::TimedOut)
+}
+
+pub(crate) fn now() -> u64 {
+    1
+}
+
+/// One CPU: nobody spins in a model.
+pub(crate) fn cpus() -> u32 {
+    1
+}
+
+pub(crate) fn membarrier_works() -> bool {
+    true
+}
+
+pub(crate) fn membarrier_register() -> bool {
+    true
+}
+
+pub(crate) fn light_fence() {
+    fence(Ordering::SeqCst);
+}
+
+pub(crate) fn heavy_fence() -> bool {
+    fence(Ordering::SeqCst);
+    true
+}
