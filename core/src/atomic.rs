@@ -7,7 +7,6 @@
 //! [`const_unless_loom!`](crate::const_unless_loom).
 
 #[cfg(not(loom))]
-
 mod real {
     pub use core::hint::spin_loop;
     pub use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};

@@ -1,1 +1,16 @@
-//! Under construction: filled in by the commits that follow.
+//! What waits: locks and events that live directly in shared memory.
+//!
+//! Every type here is plain bytes in `repr(C)`, valid when all bytes are zero, position
+//! independent, and works from any process that maps them. Nothing allocates, nothing needs
+//! libc, an uncontended operation makes no system call. The crate's `README.md` is its design
+//! document: layouts, protocols, crash tables.
+#![no_std]
+#![warn(clippy::unnecessary_safety_comment)]
+
+mod error;
+mod event;
+mod lock;
+
+pub use error::{LockError, NotLocked, TryLockError, WaitError};
+pub use event::Event;
+pub use lock::{Lock, LockGuard};

@@ -106,7 +106,6 @@ pub(crate) fn membarrier_register() -> bool {
 }
 
 #[inline(always)]
-
 pub(crate) fn light_fence() {
     core::sync::atomic::compiler_fence(Ordering::SeqCst);
 }
