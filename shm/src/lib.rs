@@ -1,1 +1,25 @@
-//! Under construction: filled in by the commits that follow.
+//! Where shared bytes live: mappings, segments with a checked header, shared handles.
+//!
+//! | type | what it is |
+//! |---|---|
+//! | [`Mapping`] | bytes of a memfd or file, mapped, reserved up front, sealed against shrinking |
+//! | [`Segment`] | a mapping with the versioned header that attach validates |
+//! | [`Shared<T>`](Shared) | one `T` in a segment of its own: an `Arc` between processes |
+//! | [`transfer`] | how handles travel inside serde messages |
+//!
+//! `no_std` without the `std` feature (then without [`Shared`]); no libc. The crate's
+//! `README.md` is its design document.
+#![cfg_attr(not(any(feature = "std", test)), no_std)]
+#![warn(clippy::unnecessary_safety_comment)]
+
+mod header;
+mod mapping;
+mod segment;
+#[cfg(feature = "std")]
+mod shared;
+mod sys;
+
+pub use mapping::Mapping;
+pub use segment::Segment;
+#[cfg(feature = "std")]
+pub use shared::Shared;

@@ -1,0 +1,181 @@
+//! The first 128 bytes of every segment: who made it, what it is, and whether it is ready.
+//!
+//! | offset | field | type | written |
+//! |---|---|---|---|
+//! | 0x00 | magic `MPRCSEG1` | u64 | creator, before `state` |
+//! | 0x08 | layout version | u32 | creator, before `state` |
+//! | 0x0c | state | u32 | creator: CREATING first, READY last |
+//! | 0x10 | layout hash of the payload | u64 | creator, before READY |
+//! | 0x18 | size of the whole segment, bytes | u64 | creator, before READY |
+//! | 0x20 | inode of the creator's PID namespace | u64 | creator, before `state` |
+//! | 0x28 | creator's pid in that namespace | u32 | creator, before `state` |
+//! | 0x2c | flags, 0 | u32 | creator, before READY |
+//! | 0x30 | creator's start time, clock ticks since boot | u64 | creator, before `state` |
+//! | 0x38 | reserved, 0 | 72 B | |
+//!
+//! Nothing changes after READY. Killed before CREATING: the magic or the state is zero, which
+//! attach refuses as garbage. Killed between CREATING and READY: attach asks the kernel
+//! whether the recorded creator lives, and says `Initialising` or `CreatorDied`.
+
+use multiprocess_core::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
+use multiprocess_core::{AttachError, LayoutHash, Region};
+
+use crate::sys::{self, Identity};
+
+/// Bytes before the payload; also the payload's alignment.
+pub(crate) const HEADER_SIZE: usize = 128;
+
+/// "MPRCSEG1" in the byte order of its writer.
+const MAGIC: u64 = u64::from_le_bytes(*b"MPRCSEG1");
+const VERSION: u32 = 1;
+
+// | state | meaning | who enters | who leaves |
+// |---|---|---|---|
+// | 0 | no header | nobody: zeroed memory | creator |
+// | CREATING | payload being initialised | creator | creator; nobody once it is dead |
+// | READY | attach may go on | creator, last store | nobody |
+const CREATING: u32 = 1;
+const READY: u32 = 2;
+
+#[repr(C, align(128))]
+pub(crate) struct Header {
+    magic: AtomicU64,
+    version: AtomicU32,
+    state: AtomicU32,
+    layout: AtomicU64,
+    size: AtomicU64,
+    pid_namespace: AtomicU64,
+    creator_pid: AtomicU32,
+    flags: AtomicU32,
+    creator_start: AtomicU64,
+    reserved: [AtomicU64; 9],
+}
+
+#[cfg(not(loom))]
+mod layout {
+    use super::{HEADER_SIZE, Header};
+    use core::mem::offset_of;
+    use static_assertions::const_assert_eq;
+
+    const_assert_eq!(size_of::<Header>(), HEADER_SIZE);
+    const_assert_eq!(offset_of!(Header, version), 0x08);
+    const_assert_eq!(offset_of!(Header, state), 0x0c);
+    const_assert_eq!(offset_of!(Header, layout), 0x10);
+    const_assert_eq!(offset_of!(Header, size), 0x18);
+    const_assert_eq!(offset_of!(Header, pid_namespace), 0x20);
+    const_assert_eq!(offset_of!(Header, creator_pid), 0x28);
+    const_assert_eq!(offset_of!(Header, flags), 0x2c);
+    const_assert_eq!(offset_of!(Header, creator_start), 0x30);
+    const_assert_eq!(offset_of!(Header, reserved), 0x38);
+}
+
+impl Header {
+    /// The header of a mapping of at least [`HEADER_SIZE`] bytes that starts on a page.
+    pub(crate) fn of(region: Region<'_>) -> Result<&Header, AttachError> {
+        if region.len() < HEADER_SIZE {
+            return Err(AttachError::Truncated {
+                need: HEADER_SIZE as u64,
+                have: region.len() as u64,
+            });
+        }
+        let header = region.base().cast::<Header>();
+        if !header.is_aligned() {
+            return Err(AttachError::Misaligned {
+                need: HEADER_SIZE as u64,
+            });
+        }
+        // SAFETY: aligned, in bounds, mapped while the region's lifetime lasts; all fields are
+        // atomics, for which every bit pattern is valid and racing peers are no data race.
+        Ok(unsafe { header.as_ref() })
+    }
+
+    /// Says who is at work here, before the payload is touched.
+    pub(crate) fn begin(&self, creator: Identity) {
+        self.magic.store(MAGIC, Relaxed);
+        self.version.store(VERSION, Relaxed);
+        self.pid_namespace.store(creator.pid_namespace, Relaxed);
+        self.creator_pid.store(creator.pid, Relaxed);
+        self.creator_start.store(creator.start_time, Relaxed);
+        // Release pairs with the Acquire load in `validate`: who sees CREATING sees by whom.
+        self.state.store(CREATING, Release);
+    }
+
+    /// Publishes the segment.
+    pub(crate) fn finish(&self, layout: LayoutHash, size: u64) {
+        self.layout.store(layout.bits(), Relaxed);
+        self.size.store(size, Relaxed);
+        self.flags.store(0, Relaxed);
+        // Release pairs with the Acquire load in `validate`: who sees READY sees the payload.
+        self.state.store(READY, Release);
+    }
+
+    /// Checks everything, trusting nothing. `actual` is the size of the mapping.
+    pub(crate) fn validate(&self, layout: LayoutHash, actual: u64) -> Result<(), AttachError> {
+        // Acquire pairs with the Release stores in `begin` and `finish`.
+        let state = self.state.load(Acquire);
+        let magic = self.magic.load(Relaxed);
+        if magic != MAGIC {
+            return Err(if magic.swap_bytes() == MAGIC {
+                AttachError::ForeignByteOrder
+            } else {
+                AttachError::BadMagic { found: magic }
+            });
+        }
+        let version = self.version.load(Relaxed);
+        if version != VERSION {
+            return Err(AttachError::Version {
+                found: version,
+                expected: VERSION,
+            });
+        }
+        match state {
+            READY => {}
+            CREATING => return Err(self.unfinished()),
+            _ => return Err(AttachError::Corrupt { field: "state" }),
+        }
+        let found = self.layout.load(Relaxed);
+        if found != layout.bits() {
+            return Err(AttachError::Layout {
+                found,
+                expected: layout.bits(),
+            });
+        }
+        let header = self.size.load(Relaxed);
+        if header > actual {
+            return Err(AttachError::Truncated {
+                need: header,
+                have: actual,
+            });
+        }
+        if header < actual {
+            return Err(AttachError::SizeMismatch { header, actual });
+        }
+        Ok(())
+    }
+
+    fn unfinished(&self) -> AttachError {
+        let creator = Identity {
+            pid: self.creator_pid.load(Relaxed),
+            start_time: self.creator_start.load(Relaxed),
+            pid_namespace: self.pid_namespace.load(Relaxed),
+        };
+        if creator.is_dead() {
+            AttachError::CreatorDied { pid: creator.pid }
+        } else {
+            AttachError::Initialising { pid: creator.pid }
+        }
+    }
+
+    /// Whether the creator counted processes in another PID namespace than ours.
+    pub(crate) fn is_from_other_namespace(&self) -> bool {
+        self.pid_namespace.load(Relaxed) != sys::pid_namespace()
+    }
+
+    /// The creator's pid, in its own namespace.
+    pub(crate) fn creator_pid(&self) -> u32 {
+        self.creator_pid.load(Relaxed)
+    }
+}

@@ -1,0 +1,207 @@
+//! `Mapping`: bytes of a file, reserved, mapped and sealed.
+
+use core::ffi::CStr;
+use core::fmt;
+use core::ptr::{self, NonNull};
+
+use multiprocess_core::{AttachError, CreateError, Memory, Region};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{self, FallocateFlags, SealFlags};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::mm::{self, MapFlags, ProtFlags};
+
+use crate::sys;
+
+/// Shared bytes: a file mapped readable and writable, kept open, unmapped when dropped.
+///
+/// Anonymous mappings are memfds: nameless, counted by the kernel, gone with the last process
+/// that has them. Not for files whose writers you do not control: only a sealed file cannot be
+/// cut off under a reader.
+///
+/// # Examples
+///
+/// ```
+/// use multiprocess_core::Memory;
+/// use multiprocess_shm::Mapping;
+///
+/// let mapping = Mapping::anonymous(c"example", 4096)?;
+/// assert_eq!(mapping.region().len(), 4096);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Crash safety
+///
+/// The kernel holds the reference count. Killed between any two steps of creation, nothing is
+/// left behind.
+///
+/// # Fork
+///
+/// The bytes stay shared with the child; the descriptor is close-on-exec.
+pub struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+    file: OwnedFd,
+}
+
+impl Mapping {
+    /// Reserves `size` bytes of zeroes without a name. `label` shows in `/proc/PID/maps`.
+    ///
+    /// The bytes are allocated here: a full machine is an error now and never a `SIGBUS`
+    /// later. The file is then sealed: no peer can shrink it, grow it, or take the seals away.
+    ///
+    /// # Errors
+    ///
+    /// [`CreateError::Capacity`] for zero bytes, [`CreateError::TooLarge`],
+    /// [`CreateError::NoSpace`], [`CreateError::System`] (`EMFILE`, `ENOMEM`, `ENOSYS`, ...).
+    pub fn anonymous(label: &CStr, size: u64) -> Result<Self, CreateError> {
+        check_size(size)?;
+        let mapping = Self::reserve(sys::anonymous_file(label)?, size)?;
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        fs::fcntl_add_seals(&mapping.file, seals)?;
+        Ok(mapping)
+    }
+
+    /// Reserves `size` bytes in `file`, which must be empty: a file on a tmpfs, say.
+    ///
+    /// Files outside memfd cannot be sealed: a process that may write the file can truncate
+    /// it, and who touches the missing pages is killed by `SIGBUS`. Use it where only trusted
+    /// users can open the file.
+    ///
+    /// # Errors
+    ///
+    /// As [`anonymous`](Self::anonymous); `EEXIST` if the file is not empty.
+    pub fn in_file(file: OwnedFd, size: u64) -> Result<Self, CreateError> {
+        check_size(size)?;
+        if fs::fstat(&file)?.st_size != 0 {
+            return Err(CreateError::System(Errno::EXIST));
+        }
+        Self::reserve(file, size)
+    }
+
+    fn reserve(file: OwnedFd, size: u64) -> Result<Self, CreateError> {
+        // fallocate and not ftruncate: only it reports a full file system now.
+        retry_on_intr(|| fs::fallocate(&file, FallocateFlags::empty(), 0, size))?;
+        Ok(Self::map(file, size)?)
+    }
+
+    /// Maps all of a file that a peer made, whatever its size is.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError::Empty`]; [`AttachError::Unsealed`] if the file could shrink;
+    /// [`AttachError::System`] (`EACCES` for a read-only descriptor).
+    pub fn attach(file: OwnedFd) -> Result<Self, AttachError> {
+        // A file that does not know seals answers EINVAL.
+        let seals = match fs::fcntl_get_seals(&file) {
+            Ok(seals) => seals,
+            Err(Errno::INVAL) => SealFlags::empty(),
+            Err(errno) => return Err(errno.into()),
+        };
+        // Sealed first, sized second: the size that is read cannot shrink any more.
+        let size = u64::try_from(fs::fstat(&file)?.st_size).unwrap_or(0);
+        if size == 0 {
+            return Err(AttachError::Empty);
+        }
+        if !seals.contains(SealFlags::SHRINK) {
+            return Err(AttachError::Unsealed);
+        }
+        Ok(Self::map(file, size)?)
+    }
+
+    fn map(file: OwnedFd, size: u64) -> Result<Self, Errno> {
+        let len = usize::try_from(size).map_err(|_| Errno::OVERFLOW)?;
+        if isize::try_from(len).is_err() {
+            return Err(Errno::OVERFLOW);
+        }
+        // SAFETY: a null hint lets the kernel choose free addresses, so no existing mapping is
+        // replaced; `file` is open for the duration of the call.
+        let base = unsafe {
+            mm::mmap(
+                ptr::null_mut(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                &file,
+                0,
+            )
+        }?;
+        let base = NonNull::new(base.cast()).ok_or(Errno::FAULT)?;
+        Ok(Self { base, len, file })
+    }
+
+    /// Maps the same bytes once more, through a descriptor of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError::System`]: out of descriptors or address space.
+    pub fn try_clone(&self) -> Result<Self, AttachError> {
+        let file = rustix::io::fcntl_dupfd_cloexec(&self.file, 0)?;
+        Ok(Self::map(file, self.len as u64)?)
+    }
+
+    /// Bytes mapped.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Never: an empty file cannot be mapped.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+fn check_size(size: u64) -> Result<(), CreateError> {
+    let limit = sys::size_limit();
+    if size == 0 {
+        return Err(CreateError::Capacity {
+            requested: 0,
+            max: limit,
+        });
+    }
+    if size > limit {
+        return Err(CreateError::TooLarge {
+            requested: size,
+            limit,
+        });
+    }
+    Ok(())
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: base and len are what mmap returned and nothing else unmaps them. Whatever
+        // was attached to the bytes borrowed `self` or owned it, and is gone.
+        let _ = unsafe { mm::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
+// SAFETY: the bytes stay mapped read-write at one address until drop; moving `self` moves
+// only the pointer; no method accesses them.
+unsafe impl Memory for Mapping {
+    #[inline]
+    fn region(&self) -> Region<'_> {
+        // SAFETY: mapped for as long as `self` is borrowed, and see above.
+        unsafe { Region::new(self.base, self.len) }
+    }
+}
+
+// SAFETY: an address and a descriptor; both mean the same in every thread of the process.
+unsafe impl Send for Mapping {}
+// SAFETY: `&Mapping` gives out addresses and borrowed descriptors only.
+unsafe impl Sync for Mapping {}
+
+impl AsFd for Mapping {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl fmt::Debug for Mapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mapping")
+            .field("base", &self.base)
+            .field("len", &self.len)
+            .field("file", &self.file)
+            .finish()
+    }
+}

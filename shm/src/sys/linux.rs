@@ -1,0 +1,161 @@
+//! Linux: procfs for identities, rlimit and sysinfo for limits, memfd for memory.
+
+use core::ffi::CStr;
+use core::fmt::Write as _;
+
+use rustix::fd::OwnedFd;
+use rustix::fs::{self, MemfdFlags, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Resource, getpid, getrlimit};
+
+/// A process, told apart from every other one of its PID namespace, also after its id is
+/// used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Identity {
+    /// As seen in its own namespace.
+    pub(crate) pid: u32,
+    /// Clock ticks since boot (`/proc/PID/stat`, field 22); 0 if there is no procfs.
+    pub(crate) start_time: u64,
+    /// Inode of `/proc/self/ns/pid`; 0 if there is no procfs.
+    pub(crate) pid_namespace: u64,
+}
+
+impl Identity {
+    /// This process.
+    pub(crate) fn own() -> Self {
+        Self {
+            pid: getpid().as_raw_nonzero().get() as u32,
+            start_time: start_time(c"/proc/self/stat").unwrap_or(0),
+            pid_namespace: pid_namespace(),
+        }
+    }
+
+    /// Whether the kernel attests that this process has ended. `false` if it cannot tell:
+    /// another PID namespace, or no procfs.
+    pub(crate) fn is_dead(self) -> bool {
+        if self.start_time == 0 || self.pid_namespace == 0 || self.pid_namespace != pid_namespace()
+        {
+            return false;
+        }
+        let mut path = PathBuffer::default();
+        // Cannot fail: "/proc/4294967295/stat" and its NUL fit.
+        let _ = write!(path, "/proc/{}/stat\0", self.pid);
+        match CStr::from_bytes_until_nul(&path.bytes) {
+            Ok(path) => match start_time(path) {
+                Ok(now) => now != self.start_time,
+                Err(Errno::NOENT | Errno::SRCH) => true,
+                Err(_) => false,
+            },
+            Err(_) => false,
+        }
+    }
+}
+
+/// The inode that names this process's PID namespace; 0 without procfs.
+pub(crate) fn pid_namespace() -> u64 {
+    fs::stat(c"/proc/self/ns/pid").map_or(0, |stat| stat.st_ino)
+}
+
+/// Start time of the process behind a `stat` file. A zombie has ended: `SRCH`.
+fn start_time(path: &CStr) -> Result<u64, Errno> {
+    let file = fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut bytes = [0u8; 1024];
+    let len = rustix::io::read(&file, &mut bytes)?;
+    parse_stat(&bytes[..len]).ok_or(Errno::SRCH)
+}
+
+/// Field 22, unless field 3 says that the process is a zombie. Field 2 is the command in
+/// parentheses and may itself contain blanks and parentheses.
+fn parse_stat(stat: &[u8]) -> Option<u64> {
+    let after_command = stat.iter().rposition(|byte| *byte == b')')? + 2;
+    let mut fields = stat.get(after_command..)?.split(|byte| *byte == b' ');
+    let state = fields.next()?;
+    if matches!(state, b"Z" | b"X") {
+        return None;
+    }
+    // Fields 4 to 21 lie between.
+    let text = core::str::from_utf8(fields.nth(18)?).ok()?;
+    text.parse().ok()
+}
+
+#[derive(Default)]
+struct PathBuffer {
+    bytes: [u8; 32],
+    len: usize,
+}
+
+impl core::fmt::Write for PathBuffer {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        let end = self.len + text.len();
+        self.bytes
+            .get_mut(self.len..end)
+            .ok_or(core::fmt::Error)?
+            .copy_from_slice(text.as_bytes());
+        self.len = end;
+        Ok(())
+    }
+}
+
+/// The largest file that could be filled: memory and swap of the machine, or `RLIMIT_FSIZE`.
+///
+/// Without this check the kernel answers an absurd size with the OOM killer, and one above
+/// `RLIMIT_FSIZE` with `SIGXFSZ`.
+pub(crate) fn size_limit() -> u64 {
+    let info = rustix::system::sysinfo();
+    let unit = u64::from(info.mem_unit.max(1));
+    let memory = (info.totalram as u64)
+        .saturating_add(info.totalswap as u64)
+        .saturating_mul(unit);
+    let file_size = getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX);
+    memory.min(file_size).min(i64::MAX as u64)
+}
+
+/// An empty, sealable, close-on-exec memfd.
+pub(crate) fn anonymous_file(name: &CStr) -> Result<OwnedFd, Errno> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    match fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
+        // Linux before 6.3 does not know NOEXEC_SEAL.
+        Err(Errno::INVAL) => fs::memfd_create(name, flags),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_identity_is_alive() {
+        let own = Identity::own();
+        assert!(own.pid > 0 && own.start_time > 0 && own.pid_namespace > 0);
+        assert!(!own.is_dead());
+    }
+
+    #[test]
+    fn another_start_time_means_another_process() {
+        let mut reused = Identity::own();
+        reused.start_time += 1;
+        assert!(reused.is_dead());
+    }
+
+    #[test]
+    fn a_foreign_namespace_attests_nothing() {
+        let mut foreign = Identity::own();
+        foreign.start_time += 1;
+        foreign.pid_namespace += 1;
+        assert!(!foreign.is_dead());
+    }
+
+    #[test]
+    fn commands_with_parentheses_do_not_confuse_the_parser() {
+        let mut stat = String::from("7 (a) Z (b c)) S");
+        for field in 4..=21 {
+            stat += &format!(" {field}");
+        }
+        stat += " 4711 0 0";
+        assert_eq!(parse_stat(stat.as_bytes()), Some(4711));
+        assert_eq!(parse_stat(stat.replace(") S", ") Z").as_bytes()), None);
+        assert_eq!(parse_stat(b"7 (x) S 1"), None);
+        assert_eq!(parse_stat(b""), None);
+    }
+}

@@ -1,0 +1,6 @@
+//! The seam to the operating system: who a process is, and how much memory there is.
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod linux;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) use linux::*;
