@@ -1,1 +1,24 @@
-//! Under construction: filled in by the commits that follow.
+//! What carries: rings between two processes, in shared memory, without locks.
+//!
+//! | module | for |
+//! |---|---|
+//! | [`spsc`] | messages of one type, one producer, one consumer: the fastest |
+//! | [`bytes`] | records of any size, written and read in place |
+//!
+//! Every word has one writer, so a process that is killed leaves nothing to repair. Indices
+//! and lengths that a peer wrote are checked against local bounds before they are used.
+//! `no_std` without the `std` feature; nothing allocates; an operation makes no system call
+//! unless a peer sleeps. The crate's `README.md` is its design document.
+#![cfg_attr(not(any(feature = "std", test)), no_std)]
+#![warn(clippy::unnecessary_safety_comment)]
+
+pub mod bytes;
+mod control;
+mod endpoint;
+mod error;
+pub mod spsc;
+mod waiter;
+
+pub use error::{
+    PopIntoError, RecvError, ReserveError, SendError, TryRecvError, TryReserveError, TrySendError,
+};

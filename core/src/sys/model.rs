@@ -1,6 +1,6 @@
 //! Loom's mock of the park backend: a queue of parked threads under a modelled mutex.
 //!
-//! Time stands still: a wait ends by a wake, or when the model itself calls [`expire`]. A lost
+//! Time stands still: a wait ends by a wake, or when the model itself calls [`expire_one`]. A lost
 //! wake therefore shows as a deadlock, which loom reports, and no inner bound hides it.
 #![allow(missing_docs, unreachable_pub)]
 
@@ -108,9 +108,19 @@ impl super::Park for Backend {
     }
 }
 
-/// Lets the deadline of one sleeper on `word` pass; how many slept there (0 or 1).
-pub fn expire<W: crate::park::ParkWord>(word: &W) -> u32 {
-    end(address(word), 1, Parked::TimedOut)
+/// Lets the deadline of one sleeper pass, wherever it sleeps; how many slept (0 or 1).
+pub fn expire_one() -> u32 {
+    let sleeper = {
+        let mut queue = QUEUE.lock().unwrap();
+        if queue.sleepers.is_empty() {
+            return 0;
+        }
+        let sleeper = queue.sleepers.remove(0);
+        queue.ended.push((sleeper.ticket, Parked::TimedOut));
+        sleeper
+    };
+    sleeper.thread.unpark();
+    1
 }
 
 pub(crate) fn now() -> u64 {

@@ -1,0 +1,241 @@
+//! The control block of a single-writer ring: the first 0x280 bytes of `spsc` and `bytes`.
+//!
+//! | offset | field | type | who writes it |
+//! |---|---|---|---|
+//! | 0x000 | magic `MPRCRING` | u64 | creator, last |
+//! | 0x008 | layout version | u32 | creator |
+//! | 0x00c | kind: 1 spsc, 2 bytes | u32 | creator |
+//! | 0x010 | capacity: slots or bytes, a power of two | u64 | creator |
+//! | 0x018 | layout hash of ring and message | u64 | creator |
+//! | 0x080 | tail: messages or bytes ever published | u64 | producer |
+//! | 0x088 | producer's role | u32 | producer |
+//! | 0x100 | head: messages or bytes ever given back | u64 | consumer |
+//! | 0x108 | consumer's role | u32 | consumer |
+//! | 0x180 | consumer's doorbell | u32 | both, by the rules of `waiter` |
+//! | 0x200 | producer's doorbell | u32 | both, by the rules of `waiter` |
+//! | 0x280 | slots or bytes | | producer |
+//!
+//! The creator's fields never change after init. Indices are free running: `head <= tail <=
+//! head + capacity`, modulo 2^64.
+
+use core::alloc::Layout;
+
+use multiprocess_core::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
+use multiprocess_core::{AttachError, CachePadded, CreateError, LayoutHash, Region};
+
+/// "MPRCRING" in the byte order of its writer.
+const MAGIC: u64 = u64::from_le_bytes(*b"MPRCRING");
+pub(crate) const VERSION: u32 = 1;
+
+/// Largest capacity, in slots or bytes: an index then cannot wrap within one lap.
+pub(crate) const MAX_CAPACITY: u64 = 1 << 40;
+
+#[repr(C)]
+pub(crate) struct Header {
+    magic: AtomicU64,
+    version: AtomicU32,
+    kind: AtomicU32,
+    capacity: AtomicU64,
+    layout: AtomicU64,
+}
+
+/// One end of a ring: its index and its role, on a cache line that only its owner writes.
+//
+// | bits of `role` | meaning | who enters | who leaves |
+// |---|---|---|---|
+// | CLAIMED clear | no owner yet | creator | attacher, by CAS |
+// | CLAIMED | has an owner | attacher, by CAS | nobody; takeover keeps it |
+// | CLOSED | the owner is gone for good | owner | takeover |
+// | HEAVY | as a sleeper, the owner can run a heavy fence | owner | takeover, next owner |
+// | LIGHT | as a publisher, the owner runs light fences only | owner | takeover, next owner |
+#[repr(C)]
+pub(crate) struct End {
+    pub(crate) index: AtomicU64,
+    pub(crate) role: AtomicU32,
+}
+
+pub(crate) const CLAIMED: u32 = 1;
+pub(crate) const CLOSED: u32 = 2;
+pub(crate) const HEAVY: u32 = 4;
+pub(crate) const LIGHT: u32 = 8;
+
+#[repr(C)]
+pub(crate) struct Control {
+    header: CachePadded<Header>,
+    pub(crate) producer: CachePadded<End>,
+    pub(crate) consumer: CachePadded<End>,
+    pub(crate) consumer_doorbell: CachePadded<AtomicU32>,
+    pub(crate) producer_doorbell: CachePadded<AtomicU32>,
+}
+
+#[cfg(not(loom))]
+mod layout {
+    use super::{Control, End, Header};
+    use core::mem::offset_of;
+    use static_assertions::const_assert_eq;
+
+    const_assert_eq!(size_of::<Control>(), 0x280);
+    const_assert_eq!(align_of::<Control>(), 128);
+    const_assert_eq!(offset_of!(Header, version), 0x08);
+    const_assert_eq!(offset_of!(Header, kind), 0x0c);
+    const_assert_eq!(offset_of!(Header, capacity), 0x10);
+    const_assert_eq!(offset_of!(Header, layout), 0x18);
+    const_assert_eq!(offset_of!(End, role), 0x08);
+    const_assert_eq!(offset_of!(Control, producer), 0x080);
+    const_assert_eq!(offset_of!(Control, consumer), 0x100);
+    const_assert_eq!(offset_of!(Control, consumer_doorbell), 0x180);
+    const_assert_eq!(offset_of!(Control, producer_doorbell), 0x200);
+}
+
+/// What a kind of ring is made of: the constants that `init` writes and `attach` compares.
+#[derive(Clone, Copy)]
+pub(crate) struct Kind {
+    pub(crate) number: u32,
+    pub(crate) layout: LayoutHash,
+    /// Bytes of one unit of capacity: a slot, or one byte.
+    pub(crate) unit: Layout,
+    /// Smallest capacity.
+    pub(crate) min_capacity: u64,
+    /// Bytes that a model keeps per eight units, 0 in a real build.
+    pub(crate) shadow: usize,
+}
+
+impl Kind {
+    /// The capacity that `requested` is rounded up to.
+    pub(crate) fn capacity(&self, requested: u64) -> Result<u64, CreateError> {
+        if requested == 0 || requested > MAX_CAPACITY {
+            return Err(CreateError::Capacity {
+                requested,
+                max: MAX_CAPACITY,
+            });
+        }
+        Ok(requested.max(self.min_capacity).next_power_of_two())
+    }
+
+    /// Bytes of a ring of `capacity` units (already a power of two).
+    pub(crate) fn layout(&self, capacity: u64) -> Result<Layout, CreateError> {
+        let absurd = CreateError::Capacity {
+            requested: capacity,
+            max: MAX_CAPACITY,
+        };
+        let units = usize::try_from(capacity).map_err(|_| absurd)?;
+        let body = self.unit.size().checked_mul(units).ok_or(absurd)?;
+        let shadows = self.shadow.checked_mul(units.div_ceil(8)).ok_or(absurd)?;
+        let size = size_of::<Control>()
+            .checked_add(body)
+            .and_then(|size| size.checked_add(shadows))
+            .ok_or(absurd)?;
+        Layout::from_size_align(size, align_of::<Control>()).map_err(|_| absurd)
+    }
+
+    /// Writes a fresh control block.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else may be using the bytes.
+    pub(crate) unsafe fn init(
+        &self,
+        region: Region<'_>,
+        requested: u64,
+    ) -> Result<(), CreateError> {
+        let capacity = self.capacity(requested)?;
+        region.check(self.layout(capacity)?)?;
+        let end = || {
+            CachePadded::new(End {
+                index: AtomicU64::new(0),
+                role: AtomicU32::new(0),
+            })
+        };
+        let control = Control {
+            header: CachePadded::new(Header {
+                magic: AtomicU64::new(0),
+                version: AtomicU32::new(VERSION),
+                kind: AtomicU32::new(self.number),
+                capacity: AtomicU64::new(capacity),
+                layout: AtomicU64::new(self.layout.bits()),
+            }),
+            producer: end(),
+            consumer: end(),
+            consumer_doorbell: CachePadded::new(AtomicU32::new(0)),
+            producer_doorbell: CachePadded::new(AtomicU32::new(0)),
+        };
+        let place = region.base().cast::<Control>();
+        // SAFETY: size and alignment were checked above; nobody else uses the bytes.
+        let control = unsafe {
+            place.write(control);
+            place.as_ref()
+        };
+        // Release pairs with the Acquire load in `validate`: magic comes last.
+        control.header.magic.store(MAGIC, Release);
+        Ok(())
+    }
+
+    /// Checks a control block that a peer wrote; its capacity, read once.
+    pub(crate) fn validate(&self, region: Region<'_>) -> Result<u64, AttachError> {
+        let have = region.len() as u64;
+        let need = size_of::<Control>() as u64;
+        if have < need {
+            return Err(AttachError::Truncated { need, have });
+        }
+        let control = Control::of(region)?;
+        // Acquire pairs with the Release store in `init`.
+        let magic = control.header.magic.load(Acquire);
+        if magic != MAGIC {
+            return Err(if magic.swap_bytes() == MAGIC {
+                AttachError::ForeignByteOrder
+            } else {
+                AttachError::BadMagic { found: magic }
+            });
+        }
+        let version = control.header.version.load(Relaxed);
+        if version != VERSION {
+            return Err(AttachError::Version {
+                found: version,
+                expected: VERSION,
+            });
+        }
+        let layout = control.header.layout.load(Relaxed);
+        if control.header.kind.load(Relaxed) != self.number || layout != self.layout.bits() {
+            return Err(AttachError::Layout {
+                found: layout,
+                expected: self.layout.bits(),
+            });
+        }
+        let capacity = control.header.capacity.load(Relaxed);
+        if !capacity.is_power_of_two() || capacity < self.min_capacity || capacity > MAX_CAPACITY {
+            return Err(AttachError::Corrupt { field: "capacity" });
+        }
+        let layout = self
+            .layout(capacity)
+            .map_err(|_| AttachError::Corrupt { field: "capacity" })?;
+        let need = layout.size() as u64;
+        if have < need {
+            return Err(AttachError::Truncated { need, have });
+        }
+        Ok(capacity)
+    }
+}
+
+impl Control {
+    /// The control block at the start of `region`, which must be large enough for one.
+    pub(crate) fn of(region: Region<'_>) -> Result<&Control, AttachError> {
+        let control = region.base().cast::<Control>();
+        if !control.is_aligned() {
+            return Err(AttachError::Misaligned {
+                need: align_of::<Control>() as u64,
+            });
+        }
+        if region.len() < size_of::<Control>() {
+            return Err(AttachError::Truncated {
+                need: size_of::<Control>() as u64,
+                have: region.len() as u64,
+            });
+        }
+        // SAFETY: aligned and in bounds, as checked; mapped for the region's lifetime; every
+        // field is an atomic, for which all bit patterns are valid.
+        Ok(unsafe { control.as_ref() })
+    }
+}

@@ -1,0 +1,320 @@
+//! One end of a single-writer ring: owns its memory, its role, its index and its doorbell.
+//! Common to `spsc` and `bytes`, producer and consumer.
+
+use core::cell::Cell;
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+
+use multiprocess_core::atomic::{
+    AtomicU32,
+    Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
+    fence,
+};
+use multiprocess_core::{AttachError, CreateError, Deadline, Errno, Memory, asymmetric};
+
+use crate::control::{CLAIMED, CLOSED, Control, End, HEAVY, Kind, LIGHT};
+use crate::waiter::{GONE, GaveUp, SILENT, Waiter, ring};
+
+/// Which words of the control block are ours and which the peer's.
+pub(crate) trait Side {
+    fn own(control: &Control) -> &End;
+    fn peer(control: &Control) -> &End;
+    fn own_doorbell(control: &Control) -> &AtomicU32;
+    fn peer_doorbell(control: &Control) -> &AtomicU32;
+}
+
+#[derive(Debug)]
+pub(crate) struct ProducerSide;
+
+impl Side for ProducerSide {
+    #[inline(always)]
+    fn own(control: &Control) -> &End {
+        &control.producer
+    }
+    #[inline(always)]
+    fn peer(control: &Control) -> &End {
+        &control.consumer
+    }
+    #[inline(always)]
+    fn own_doorbell(control: &Control) -> &AtomicU32 {
+        &control.producer_doorbell
+    }
+    #[inline(always)]
+    fn peer_doorbell(control: &Control) -> &AtomicU32 {
+        &control.consumer_doorbell
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct ConsumerSide;
+
+impl Side for ConsumerSide {
+    #[inline(always)]
+    fn own(control: &Control) -> &End {
+        &control.consumer
+    }
+    #[inline(always)]
+    fn peer(control: &Control) -> &End {
+        &control.producer
+    }
+    #[inline(always)]
+    fn own_doorbell(control: &Control) -> &AtomicU32 {
+        &control.consumer_doorbell
+    }
+    #[inline(always)]
+    fn peer_doorbell(control: &Control) -> &AtomicU32 {
+        &control.producer_doorbell
+    }
+}
+
+/// What this handle may still do with its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Open,
+    /// Closed: the peer knows.
+    Closed,
+    /// Sent to another process, which owns the end now.
+    Sent,
+}
+
+/// How an end comes into a process's hands.
+pub(crate) enum Claim {
+    /// Nobody has had it.
+    First,
+    /// Another process has sent it to us.
+    #[cfg(feature = "serde")]
+    Received,
+    /// Its owner is dead, by the word of the caller.
+    Inherited,
+}
+
+#[derive(Debug)]
+pub(crate) struct Endpoint<S: Side, M: Memory> {
+    memory: M,
+    control: NonNull<Control>,
+    waiter: Waiter,
+    /// We publish with light fences, and our role says so.
+    light: bool,
+    /// The kernel has registered us for heavy fences.
+    registered: bool,
+    standing: Cell<Standing>,
+    side: PhantomData<S>,
+}
+
+// SAFETY: the control pointer points into `memory`, which moves along; the words behind it
+// are atomics. `Cell` makes the handle !Sync, not !Send.
+unsafe impl<S: Side, M: Memory + Send> Send for Endpoint<S, M> {}
+
+impl<S: Side, M: Memory> Endpoint<S, M> {
+    /// Validates the ring in `memory` and claims this end of it; the capacity, read once.
+    pub(crate) fn attach(
+        memory: M,
+        kind: &Kind,
+        claim: &Claim,
+    ) -> Result<(Self, u64), AttachError> {
+        let capacity = kind.validate(memory.region())?;
+        let control = NonNull::from(Control::of(memory.region())?);
+        let endpoint = Self {
+            memory,
+            control,
+            waiter: Waiter::new(),
+            light: false,
+            registered: asymmetric::register(),
+            standing: Cell::new(Standing::Open),
+            side: PhantomData,
+        };
+        let (tail, head) = (endpoint.tail(), endpoint.head());
+        if tail.wrapping_sub(head) > capacity {
+            // Not ours to close.
+            endpoint.standing.set(Standing::Sent);
+            return Err(AttachError::Corrupt { field: "index" });
+        }
+        if let Err(error) = endpoint.claim(claim) {
+            endpoint.standing.set(Standing::Sent);
+            return Err(error);
+        }
+        Ok((endpoint, capacity))
+    }
+
+    fn claim(&self, claim: &Claim) -> Result<(), AttachError> {
+        let role = &self.own().role;
+        let heavy = if asymmetric::can_heavy() { HEAVY } else { 0 };
+        match claim {
+            Claim::First => {
+                // Acquire and Release: one owner's index is seen by the next.
+                role.compare_exchange(0, CLAIMED | heavy, AcqRel, Relaxed)
+                    .map_err(|_| AttachError::RoleTaken)?;
+            }
+            #[cfg(feature = "serde")]
+            Claim::Received => {
+                if role.load(Acquire) & (CLAIMED | CLOSED) != CLAIMED {
+                    return Err(AttachError::Corrupt { field: "role" });
+                }
+                // LIGHT was a promise of the former process.
+                role.store(CLAIMED | heavy, Release);
+            }
+            Claim::Inherited => {
+                role.store(CLAIMED | heavy, Release);
+                S::own_doorbell(self.control()).store(SILENT, Release);
+            }
+        }
+        // Before our first publication the peer must see that we are not light (any more).
+        fence(SeqCst);
+        Ok(())
+    }
+
+    #[inline(always)]
+    pub(crate) fn control(&self) -> &Control {
+        // SAFETY: points into `memory`, which `self` owns; size and alignment were checked in
+        // `attach`; all fields are atomics.
+        unsafe { self.control.as_ref() }
+    }
+
+    /// The first byte behind the control block.
+    pub(crate) fn body(&self) -> NonNull<u8> {
+        // SAFETY: `validate` found the region larger than a control block.
+        unsafe { self.memory.region().base().add(size_of::<Control>()) }
+    }
+
+    pub(crate) fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    #[inline(always)]
+    pub(crate) fn own(&self) -> &End {
+        S::own(self.control())
+    }
+
+    #[inline(always)]
+    pub(crate) fn peer(&self) -> &End {
+        S::peer(self.control())
+    }
+
+    fn tail(&self) -> u64 {
+        self.control().producer.index.load(Acquire)
+    }
+
+    fn head(&self) -> u64 {
+        self.control().consumer.index.load(Acquire)
+    }
+
+    /// Messages or bytes between the two indices, at the moment of asking; `None` if they
+    /// contradict each other.
+    pub(crate) fn len(&self, capacity: u64) -> Option<u64> {
+        // Head first: it never passes a tail that is read later.
+        let head = self.head();
+        let len = self.tail().wrapping_sub(head);
+        (len <= capacity).then_some(len)
+    }
+
+    /// Moves our index and wakes the peer. `true` if the peer has closed its end.
+    #[inline(always)]
+    pub(crate) fn publish(&self, index: u64) -> bool {
+        // Release pairs with the Acquire load in `peer_index`.
+        self.own().index.store(index, Release);
+        ring(S::peer_doorbell(self.control()), self.light)
+    }
+
+    /// Drops the handle without telling the peer: the attach failed.
+    pub(crate) fn abandon(self) {
+        self.standing.set(Standing::Sent);
+    }
+
+    /// Our own index, as our predecessor left it.
+    pub(crate) fn own_index(&self) -> u64 {
+        self.own().index.load(Acquire)
+    }
+
+    /// The peer's index. Unchecked: a peer may write anything.
+    #[inline(always)]
+    pub(crate) fn peer_index(&self) -> u64 {
+        // Acquire pairs with the Release store in `publish`.
+        self.peer().index.load(Acquire)
+    }
+
+    /// Goes over to light fences once both sides can: called where the peer's index is
+    /// reloaded, not per message.
+    #[inline]
+    pub(crate) fn lighten(&mut self) {
+        if !self.light && self.registered && self.peer().role.load(Relaxed) & HEAVY != 0 {
+            self.promise_light();
+        }
+    }
+
+    #[cold]
+    fn promise_light(&mut self) {
+        let role = &self.own().role;
+        role.store(role.load(Relaxed) | LIGHT, Relaxed);
+        // A sleeper whose fence comes before this one is seen by our next look at its
+        // doorbell; one whose fence comes after it reads LIGHT and runs the heavy fence.
+        fence(SeqCst);
+        self.light = true;
+    }
+
+    /// Whether the peer has closed its end. Acquire: its last index is seen afterwards.
+    #[inline]
+    pub(crate) fn peer_is_gone(&self) -> bool {
+        self.peer().role.load(Acquire) & CLOSED != 0
+    }
+
+    /// Whether this handle still owns its end.
+    #[inline]
+    pub(crate) fn is_open(&self) -> bool {
+        self.standing.get() == Standing::Open
+    }
+
+    /// Waits until the peer's index is no longer `seen`, or the peer has closed.
+    pub(crate) fn wait_for_peer(&mut self, seen: u64, deadline: Deadline) -> Result<(), GaveUp> {
+        let Self {
+            control, waiter, ..
+        } = self;
+        // SAFETY: as in `control`; the borrow of `waiter` is disjoint.
+        let control = unsafe { control.as_ref() };
+        let peer = S::peer(control);
+        waiter.wait(S::own_doorbell(control), &peer.role, deadline, || {
+            // Acquire pairs with `publish` and `close`.
+            peer.index.load(Acquire) != seen || peer.role.load(Acquire) & CLOSED != 0
+        })
+    }
+
+    pub(crate) fn set_spin_cap(&mut self, cap: u32) {
+        self.waiter.set_spin_cap(cap);
+    }
+
+    /// Tells the peer that nothing more will come, or be taken. Idempotent.
+    pub(crate) fn close(&self) {
+        if !self.is_open() {
+            return;
+        }
+        self.standing.set(Standing::Closed);
+        let role = &self.own().role;
+        // Release pairs with the Acquire load in `peer_is_gone`. Comes first: it is what
+        // counts if we are killed before the next line.
+        role.store(role.load(Relaxed) | CLOSED, Release);
+        // The peer looks at our doorbell with every message it publishes anyway.
+        S::own_doorbell(self.control()).store(GONE, Release);
+        ring(S::peer_doorbell(self.control()), false);
+    }
+
+    /// The end belongs to another process from now on; `false` if it is not ours to give.
+    #[cfg(feature = "serde")]
+    pub(crate) fn give_away(&self) -> bool {
+        let was_open = self.is_open();
+        self.standing.set(Standing::Sent);
+        was_open
+    }
+}
+
+impl<S: Side, M: Memory> Drop for Endpoint<S, M> {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Attaching to a ring that we made ourselves a moment ago fails only for want of resources.
+pub(crate) fn own_ring(error: AttachError) -> CreateError {
+    CreateError::System(match error {
+        AttachError::System(errno) => errno,
+        _ => Errno::IO,
+    })
+}

@@ -1,0 +1,223 @@
+//! One small error enum per operation; what could not be sent comes back.
+
+use core::fmt;
+
+use multiprocess_core::Errno;
+
+/// Why a message was not sent at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TrySendError<T> {
+    /// No slot is free.
+    Full(T),
+    /// The consumer is gone, or this producer was closed or sent to another process.
+    Disconnected(T),
+    /// The consumer's index contradicts ours.
+    Corrupt(T),
+}
+
+/// Why a blocking send gave up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SendError<T> {
+    /// The timeout passed first.
+    Timeout(T),
+    /// The consumer is gone, or this producer was closed or sent to another process.
+    Disconnected(T),
+    /// The consumer's index contradicts ours.
+    Corrupt(T),
+    /// The kernel refused to let us sleep.
+    System(T, Errno),
+}
+
+/// Why nothing was received at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TryRecvError {
+    /// Nothing is there yet.
+    Empty,
+    /// Nothing is there and nothing will come: the producer is gone, or this consumer was
+    /// closed or sent to another process.
+    Disconnected,
+    /// The producer's index or a record header contradicts the ring's bounds.
+    Corrupt,
+}
+
+/// Why a blocking receive gave up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RecvError {
+    /// The timeout passed first.
+    Timeout,
+    /// Nothing is there and nothing will come: the producer is gone, or this consumer was
+    /// closed or sent to another process.
+    Disconnected,
+    /// The producer's index or a record header contradicts the ring's bounds.
+    Corrupt,
+    /// The kernel refused to let us sleep.
+    System(Errno),
+}
+
+/// Why room for a record was not reserved at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TryReserveError {
+    /// Not enough bytes are free.
+    Full,
+    /// No ring of this capacity ever holds such a record.
+    TooLarge {
+        /// The longest record, bytes.
+        max: usize,
+    },
+    /// The consumer is gone, or this producer was closed or sent to another process.
+    Disconnected,
+    /// The consumer's index contradicts ours.
+    Corrupt,
+}
+
+/// Why a blocking reservation gave up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReserveError {
+    /// The timeout passed first.
+    Timeout,
+    /// No ring of this capacity ever holds such a record.
+    TooLarge {
+        /// The longest record, bytes.
+        max: usize,
+    },
+    /// The consumer is gone, or this producer was closed or sent to another process.
+    Disconnected,
+    /// The consumer's index contradicts ours.
+    Corrupt,
+    /// The kernel refused to let us sleep.
+    System(Errno),
+}
+
+/// Why a record was not copied into the caller's buffer. The record is still in the ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PopIntoError {
+    /// The buffer is too short.
+    BufferTooShort {
+        /// Bytes needed.
+        need: usize,
+    },
+    /// There is no record to copy.
+    Recv(TryRecvError),
+}
+
+const FULL: &str = "the ring is full";
+const EMPTY: &str = "the ring is empty";
+const TIMEOUT: &str = "timed out";
+const DISCONNECTED: &str = "the other end is gone";
+const CORRUPT: &str = "the ring is corrupt";
+
+impl<T> fmt::Display for TrySendError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full(_) => FULL,
+            Self::Disconnected(_) => DISCONNECTED,
+            Self::Corrupt(_) => CORRUPT,
+        })
+    }
+}
+
+impl<T> fmt::Display for SendError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Timeout(_) => f.write_str(TIMEOUT),
+            Self::Disconnected(_) => f.write_str(DISCONNECTED),
+            Self::Corrupt(_) => f.write_str(CORRUPT),
+            Self::System(_, errno) => write!(f, "waiting for room: {errno}"),
+        }
+    }
+}
+
+impl fmt::Display for TryRecvError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => EMPTY,
+            Self::Disconnected => DISCONNECTED,
+            Self::Corrupt => CORRUPT,
+        })
+    }
+}
+
+impl fmt::Display for RecvError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Timeout => f.write_str(TIMEOUT),
+            Self::Disconnected => f.write_str(DISCONNECTED),
+            Self::Corrupt => f.write_str(CORRUPT),
+            Self::System(errno) => write!(f, "waiting for a message: {errno}"),
+        }
+    }
+}
+
+impl fmt::Display for TryReserveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full => f.write_str(FULL),
+            Self::TooLarge { max } => write!(f, "records are at most {max} bytes long"),
+            Self::Disconnected => f.write_str(DISCONNECTED),
+            Self::Corrupt => f.write_str(CORRUPT),
+        }
+    }
+}
+
+impl fmt::Display for ReserveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Timeout => f.write_str(TIMEOUT),
+            Self::TooLarge { max } => write!(f, "records are at most {max} bytes long"),
+            Self::Disconnected => f.write_str(DISCONNECTED),
+            Self::Corrupt => f.write_str(CORRUPT),
+            Self::System(errno) => write!(f, "waiting for room: {errno}"),
+        }
+    }
+}
+
+impl fmt::Display for PopIntoError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BufferTooShort { need } => write!(f, "the record has {need} bytes"),
+            Self::Recv(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<T: fmt::Debug> core::error::Error for TrySendError<T> {}
+impl<T: fmt::Debug> core::error::Error for SendError<T> {}
+impl core::error::Error for TryRecvError {}
+impl core::error::Error for RecvError {}
+impl core::error::Error for TryReserveError {}
+impl core::error::Error for ReserveError {}
+impl core::error::Error for PopIntoError {}
+
+impl<T> TrySendError<T> {
+    /// The message that was not sent.
+    pub fn into_inner(self) -> T {
+        match self {
+            Self::Full(value) | Self::Disconnected(value) | Self::Corrupt(value) => value,
+        }
+    }
+}
+
+impl<T> SendError<T> {
+    /// The message that was not sent.
+    pub fn into_inner(self) -> T {
+        match self {
+            Self::Timeout(value)
+            | Self::Disconnected(value)
+            | Self::Corrupt(value)
+            | Self::System(value, _) => value,
+        }
+    }
+}
+
+impl From<TryRecvError> for PopIntoError {
+    fn from(error: TryRecvError) -> Self {
+        Self::Recv(error)
+    }
+}

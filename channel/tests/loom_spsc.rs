@@ -1,0 +1,138 @@
+//! Models of `spsc`. Run: `RUSTFLAGS="--cfg loom" cargo test --release -p multiprocess-channel
+//! --no-default-features`.
+//!
+//! Shown to fail (`.ci/mutants`): the index stored Relaxed, the index loaded Relaxed, the
+//! index stored before the slot is written, the fence of sleeper or waker left out, the close
+//! not waking, the close looked for after the index.
+#![cfg(loom)]
+
+mod common;
+
+use common::Heap;
+use loom::thread;
+use multiprocess_channel::spsc::{Consumer, Producer, Ring};
+use multiprocess_channel::{RecvError, SendError, TryRecvError, TrySendError};
+
+type Ends = (Producer<u32, Heap>, Consumer<u32, Heap>);
+
+fn ring(capacity: u64) -> Ends {
+    let heap = Heap::holding::<Ring<u32>>(capacity);
+    (
+        Producer::attach(heap.clone()).unwrap(),
+        Consumer::attach(heap).unwrap(),
+    )
+}
+
+fn model(preemptions: Option<usize>, f: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = preemptions;
+    builder.max_branches = 50_000;
+    builder.check(f);
+}
+
+#[test]
+fn messages_arrive_whole_and_in_order_across_the_wrap() {
+    model(Some(3), || {
+        let (mut producer, mut consumer) = ring(2);
+        let thread = thread::spawn(move || {
+            for i in 1..=3 {
+                while producer.try_push(i).is_err() {
+                    thread::yield_now();
+                }
+            }
+            producer
+        });
+        for i in 1..=3 {
+            let got = loop {
+                match consumer.try_pop() {
+                    Ok(got) => break got,
+                    Err(TryRecvError::Empty) => thread::yield_now(),
+                    Err(other) => panic!("{other}"),
+                }
+            };
+            assert_eq!(got, i);
+        }
+        drop(thread.join().unwrap());
+    });
+}
+
+#[test]
+fn full_and_empty_are_told_truly() {
+    model(None, || {
+        let (mut producer, mut consumer) = ring(1);
+        let thread = thread::spawn(move || {
+            let first = producer.try_push(1);
+            assert_eq!(first, Ok(()));
+            // Accepted only if the first message was taken.
+            match producer.try_push(2) {
+                Ok(()) => true,
+                Err(TrySendError::Full(2)) => false,
+                other => panic!("{other:?}"),
+            }
+        });
+        let first = consumer.try_pop();
+        assert!(
+            matches!(first, Ok(1) | Err(TryRecvError::Empty)),
+            "{first:?}"
+        );
+        let second_sent = thread.join().unwrap();
+        assert!(first.is_ok() || !second_sent);
+        if first.is_err() {
+            assert_eq!(consumer.try_pop(), Ok(1));
+        }
+        if second_sent {
+            assert_eq!(consumer.try_pop(), Ok(2));
+        }
+        assert_eq!(consumer.try_pop(), Err(TryRecvError::Disconnected));
+    });
+}
+
+#[test]
+fn a_sleeping_consumer_is_handed_the_message() {
+    model(Some(3), || {
+        let (mut producer, mut consumer) = ring(1);
+        let thread = thread::spawn(move || {
+            producer.push(7).unwrap();
+            producer
+        });
+        assert_eq!(consumer.pop(), Ok(7));
+        drop(thread.join().unwrap());
+    });
+}
+
+#[test]
+fn a_sleeping_producer_is_handed_the_room() {
+    model(Some(2), || {
+        let (mut producer, mut consumer) = ring(1);
+        producer.push(1).unwrap();
+        let thread = thread::spawn(move || {
+            producer.push(2).unwrap();
+            producer
+        });
+        assert_eq!(consumer.pop(), Ok(1));
+        assert_eq!(consumer.pop(), Ok(2));
+        drop(thread.join().unwrap());
+    });
+}
+
+#[test]
+fn close_is_seen_after_the_last_message_and_wakes_the_consumer() {
+    model(Some(3), || {
+        let (mut producer, mut consumer) = ring(2);
+        let thread = thread::spawn(move || producer.push(7).unwrap());
+        assert_eq!(consumer.pop(), Ok(7));
+        assert_eq!(consumer.pop(), Err(RecvError::Disconnected));
+        thread.join().unwrap();
+    });
+}
+
+#[test]
+fn close_of_the_consumer_wakes_the_producer() {
+    model(Some(3), || {
+        let (mut producer, consumer) = ring(1);
+        producer.push(1).unwrap();
+        let thread = thread::spawn(move || drop(consumer));
+        assert_eq!(producer.push(2), Err(SendError::Disconnected(2)));
+        thread.join().unwrap();
+    });
+}
