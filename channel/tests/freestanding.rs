@@ -27,7 +27,11 @@ fn a_binary_without_libc_locks_and_pushes() {
     );
     let output = Command::new(&binary).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "step {:?} failed", output.status.code());
+    assert!(
+        output.status.success(),
+        "step {:?} failed",
+        output.status.code()
+    );
     assert!(said.contains("work"), "{said}");
 }
 
