@@ -17,6 +17,8 @@ mod control;
 mod endpoint;
 mod error;
 pub mod spsc;
+#[cfg(feature = "serde")]
+mod travel;
 mod waiter;
 
 pub use error::{

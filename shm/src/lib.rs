@@ -18,6 +18,8 @@ mod segment;
 #[cfg(feature = "std")]
 mod shared;
 mod sys;
+#[cfg(feature = "serde")]
+pub mod transfer;
 
 pub use mapping::Mapping;
 pub use segment::Segment;

@@ -1,0 +1,62 @@
+//! Ends of rings move inside messages.
+#![cfg(all(not(loom), feature = "serde"))]
+
+use multiprocess_channel::{RecvError, SendError, TryRecvError, bytes, spsc};
+use multiprocess_shm::transfer;
+use serde::{Serialize, de::DeserializeOwned};
+
+fn moved<T: Serialize + DeserializeOwned>(end: &T) -> T {
+    let (bytes, fds) = transfer::collect(|| postcard::to_stdvec(end).unwrap());
+    transfer::supply(fds, || postcard::from_bytes(&bytes).unwrap())
+}
+
+#[test]
+fn an_end_goes_on_where_it_was_sent_from() {
+    let (mut producer, mut consumer) = spsc::channel::<u64>(4).unwrap();
+    producer.push(1).unwrap();
+    producer.push(2).unwrap();
+    assert_eq!(consumer.pop(), Ok(1));
+    let mut there = moved(&consumer);
+    assert_eq!(there.pop(), Ok(2));
+    producer.push(3).unwrap();
+    assert_eq!(there.pop(), Ok(3));
+}
+
+#[test]
+fn a_sent_end_is_closed_to_its_sender_and_dropping_it_does_not_disconnect() {
+    let (mut producer, mut consumer) = spsc::channel::<u64>(4).unwrap();
+    producer.push(1).unwrap(); // a cached limit must not let another push through
+    let mut there = moved(&producer);
+    assert_eq!(producer.push(2), Err(SendError::Disconnected(2)));
+    let twice = transfer::collect(|| postcard::to_stdvec(&producer)).0;
+    assert!(twice.is_err(), "sent twice");
+    drop(producer);
+    assert_eq!(consumer.pop(), Ok(1));
+    assert_eq!(consumer.try_pop(), Err(TryRecvError::Empty));
+    there.push(3).unwrap();
+    drop(there);
+    assert_eq!(consumer.pop(), Ok(3));
+    assert_eq!(consumer.pop(), Err(RecvError::Disconnected));
+}
+
+#[test]
+fn byte_rings_travel_too() {
+    let (mut producer, consumer) = bytes::channel(256).unwrap();
+    producer.push(b"before").unwrap();
+    let (mut producer, mut consumer) = (moved(&producer), moved(&consumer));
+    producer.push(b"after").unwrap();
+    for expected in [b"before".as_slice(), b"after"] {
+        let record = consumer.peek().unwrap();
+        assert_eq!(&*record, expected);
+        record.release();
+    }
+}
+
+#[test]
+fn the_wrong_end_or_type_is_refused() {
+    let (producer, _consumer) = spsc::channel::<u64>(4).unwrap();
+    let (bytes, fds) = transfer::collect(|| postcard::to_stdvec(&producer).unwrap());
+    let wrong: Result<spsc::Producer<u32>, _> =
+        transfer::supply(fds, || postcard::from_bytes(&bytes));
+    assert!(wrong.is_err());
+}
