@@ -1,1 +1,67 @@
-//! Under construction: filled in by the commits that follow.
+//! Processes that share memory: the top floor of `multiprocess`, and the facade over it.
+//!
+//! [`Context::spawn`] runs a function in another process, by fork, by a fresh start of the
+//! program, or through a forkserver. Arguments and results travel by serde, and handles travel
+//! in them: [`Shared`] values, [`RawValue`], [`RawArray`], the ends of [`spsc`] and [`bytes`]
+//! rings. A child that is killed is a [`JoinError`], not a hang.
+//!
+//! # Examples
+//!
+//! ```
+//! use multiprocess::{Context, Lock, RawArray, Shared, spsc};
+//!
+//! type Jobs = spsc::Consumer<u64>;
+//!
+//! fn work((mut jobs, lock, totals): (Jobs, Shared<Lock>, RawArray<u64>)) -> u64 {
+//!     let mut count = 0;
+//!     while let Ok(job) = jobs.pop() {
+//!         let _guard = lock.lock().unwrap();
+//!         totals.set(0, totals.get(0).unwrap() + job).unwrap();
+//!         count += 1;
+//!     }
+//!     count
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     multiprocess::init(); // first line: children start here
+//!     let (mut producer, consumer) = spsc::channel(16)?;
+//!     let lock = Shared::new(Lock::new())?;
+//!     let totals = RawArray::<u64>::zeroed(1)?;
+//!     let worker = Context::default().spawn(work, (consumer, lock.clone(), totals.clone()))?;
+//!     for job in 1..=10 {
+//!         producer.push(job)?;
+//!     }
+//!     drop(producer);
+//!     assert_eq!(worker.join()?, 10);
+//!     assert_eq!(totals.get(0), Some(55));
+//!     Ok(())
+//! }
+//! ```
+#![warn(clippy::unnecessary_safety_comment)]
+
+mod child;
+mod context;
+mod entry;
+mod error;
+mod forkserver;
+mod process;
+mod raw;
+mod registry;
+mod sys;
+mod wire;
+
+pub use child::init;
+pub use context::{Context, StartMethod, UnknownStartMethod};
+pub use error::{JoinError, SpawnError};
+pub use process::Process;
+pub use raw::{OutOfBounds, Plain, RawArray, RawValue};
+
+// The floors below.
+pub use multiprocess_channel::{self as channel, bytes, spsc};
+pub use multiprocess_core::{
+    AttachError, CreateError, Deadline, LayoutHash, ParticipantId, ShmSafe, Timeout, atomic,
+};
+pub use multiprocess_shm::{Mapping, Segment, Shared, transfer};
+pub use multiprocess_sync::{
+    Event, Lock, LockError, LockGuard, NotLocked, TryLockError, WaitError,
+};

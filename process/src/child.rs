@@ -1,0 +1,178 @@
+//! The child's side: takes control before the program does, runs one call, and leaves.
+
+use std::any::Any;
+use std::io::Write;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use multiprocess_core::Deadline;
+
+use crate::entry::{Call, Encoded, Refusal, Reply};
+use crate::sys::exec::CONTROL_FD;
+use crate::sys::{fork, pidfd, socket};
+use crate::wire::{self, Frame};
+use crate::{forkserver, registry};
+
+/// Environment variable that makes a process a child of ours.
+pub(crate) const MARKER: &str = "MULTIPROCESS_CHILD";
+pub(crate) const ROLE_CHILD: &str = "child";
+pub(crate) const ROLE_FORKSERVER: &str = "forkserver";
+
+/// Exit codes of a child, beside those the program chooses.
+const OK: i32 = 0;
+const SETUP_FAILED: i32 = 70; // EX_SOFTWARE
+const PANICKED: i32 = 101;
+const PARENT_DIED: i32 = 143;
+
+/// Must come first in `main`: a process that was started as a child does its work here and
+/// never returns.
+///
+/// In any other process it does nothing, and costs one look at the environment. With the
+/// feature `ctor-hook` (default) it has already been called before `main`, also in test
+/// harnesses; calling it is then harmless. Without the feature, a child whose `main` does not
+/// call it runs `main` again; its attempts to spawn are errors, so that no fork bomb results.
+///
+/// # Examples
+///
+/// ```
+/// multiprocess::init(); // first line of main
+/// // ... the program
+/// ```
+///
+/// # Fork
+///
+/// Not needed in a forked child.
+pub fn init() {
+    let Some(role) = std::env::var_os(MARKER) else {
+        return;
+    };
+    // SAFETY: a child of ours has one thread at this point: it has just been exec'ed, and
+    // `init` is documented to come first.
+    unsafe { std::env::remove_var(MARKER) };
+    // Rust's own runtime does this before main; the hook comes earlier.
+    // SAFETY: installs no handler, only the disposition.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    let Some(control) = control_socket() else {
+        let _ = writeln!(
+            std::io::stderr(),
+            "multiprocess: {MARKER} is set, but descriptor {CONTROL_FD} is no socket"
+        );
+        fork::exit_now(SETUP_FAILED);
+    };
+    if role == ROLE_FORKSERVER {
+        forkserver::serve(control)
+    }
+    run(control)
+}
+
+/// Whether this process was started as a child and nobody has called [`init`] yet.
+pub(crate) fn is_unclaimed() -> bool {
+    std::env::var_os(MARKER).is_some()
+}
+
+fn control_socket() -> Option<OwnedFd> {
+    // SAFETY: only asks the kernel about a number; nothing is done with it if it is not open.
+    let probe = unsafe { std::os::fd::BorrowedFd::borrow_raw(CONTROL_FD) };
+    if !socket::is_socket(probe) {
+        return None;
+    }
+    // SAFETY: open, as just seen, and ours: our parent put it there for us.
+    let control = unsafe { OwnedFd::from_raw_fd(CONTROL_FD) };
+    rustix::io::fcntl_setfd(&control, rustix::io::FdFlags::CLOEXEC).ok()?;
+    Some(control)
+}
+
+#[cfg(feature = "ctor-hook")]
+mod hook {
+    //! Runs [`init`](super::init) before `main`, where a test harness or a program that forgot
+    //! would not. It looks at one environment variable and returns, except in a child.
+
+    extern "C" fn before_main() {
+        super::init();
+    }
+
+    #[used]
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".init_array"))]
+    static BEFORE_MAIN: extern "C" fn() = before_main;
+}
+
+/// Runs the call that comes over `control`, and never returns.
+pub(crate) fn run(control: OwnedFd) -> ! {
+    let outcome = catch_unwind(|| -> Result<Encoded, Refusal> {
+        let frame = wire::receive(control.as_fd()).map_err(|error| error.to_string())?;
+        perform(frame)
+    });
+    finish(control, outcome)
+}
+
+fn perform(frame: Frame) -> Result<Encoded, Refusal> {
+    let call: Call = postcard::from_bytes(&frame.body)
+        .map_err(|error| format!("the call cannot be decoded: {error}"))?;
+    let entry = call.entry()?;
+    let mut fds = frame.fds;
+    if call.daemon {
+        if fds.is_empty() {
+            return Err("a daemon's call lacks the parent's descriptor".into());
+        }
+        die_with(fds.remove(0)).map_err(|error| error.to_string())?;
+    }
+    (entry.run)(&call.arguments, fds)
+}
+
+/// Runs `work` in a forked child, reports over `control`, and never returns.
+pub(crate) fn run_forked(
+    control: OwnedFd,
+    parent: Option<OwnedFd>,
+    work: impl FnOnce() -> Result<Encoded, Refusal>,
+) -> ! {
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        registry::forget_parents_children();
+        if let Some(parent) = parent {
+            die_with(parent).map_err(|error| error.to_string())?;
+        }
+        work()
+    }));
+    finish(control, outcome)
+}
+
+/// Reports, flushes, and leaves without running the destructors of a process that may be a
+/// copy of another one.
+fn finish(control: OwnedFd, outcome: Result<Result<Encoded, Refusal>, Box<dyn Any + Send>>) -> ! {
+    let (reply, fds, code) = match outcome {
+        Ok(Ok(result)) => (Reply::Returned(result.bytes), result.fds, OK),
+        Ok(Err(refusal)) => (Reply::Refused(refusal), Vec::new(), SETUP_FAILED),
+        Err(payload) => (Reply::Panicked(message(&*payload)), Vec::new(), PANICKED),
+    };
+    if let Ok(body) = postcard::to_stdvec(&reply) {
+        // Fails if the parent is gone or does not want to know.
+        let _ = wire::send(control.as_fd(), &body, &fds);
+    }
+    fork::exit_now(code)
+}
+
+fn message(payload: &(dyn Any + Send)) -> String {
+    if let Some(text) = payload.downcast_ref::<&str>() {
+        (*text).to_owned()
+    } else if let Some(text) = payload.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "a value that is no string".to_owned()
+    }
+}
+
+/// Ends this process when the process behind `parent` has ended.
+///
+/// A thread and not `PR_SET_PDEATHSIG`: that follows the parent's *thread*, and a forkserver's
+/// children have the forkserver for a parent.
+fn die_with(parent: OwnedFd) -> std::io::Result<()> {
+    std::thread::Builder::new()
+        .name("multiprocess-daemon".into())
+        .stack_size(64 << 10)
+        .spawn(move || {
+            // An error would mean that we can no longer tell: stay.
+            if let Ok([true]) = pidfd::wait_any([parent.as_fd()], Deadline::NEVER) {
+                fork::exit_now(PARENT_DIED);
+            }
+        })?;
+    Ok(())
+}

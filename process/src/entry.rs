@@ -1,0 +1,214 @@
+//! How a function travels: not as a code address, but as the place of a descriptor that the
+//! child checks before it calls anything.
+//!
+//! For each `(F, A, R)` that is spawned the compiler lays down one [`Entry`] in the image. The
+//! parent sends its distance from an anchor; the child, which must run the same build (same
+//! build id), checks that the place lies inside its own image and is aligned, that the magic
+//! is there, and that the type names hash to the same value. A wrong binary is an error.
+
+use std::any::type_name;
+use std::marker::PhantomData;
+use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
+
+use multiprocess_core::LayoutHash;
+use multiprocess_shm::transfer;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::sys::image::Image;
+
+const MAGIC: u64 = u64::from_le_bytes(*b"MPRCENTR");
+
+/// What a child looks up and checks.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct Entry {
+    magic: u64,
+    /// A hash of the names of `F`, `A` and `R`. A function: `type_name` is not const.
+    hash: fn() -> u64,
+    /// Decodes arguments, calls, encodes the result.
+    pub(crate) run: fn(&[u8], Vec<OwnedFd>) -> Result<Encoded, Refusal>,
+}
+
+/// Serialised values, and the descriptors of the handles in them.
+#[derive(Debug)]
+pub(crate) struct Encoded {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) fds: Vec<OwnedFd>,
+}
+
+/// Why a child could not do what it was asked to.
+pub(crate) type Refusal = String;
+
+/// The call, as it travels. The descriptors of the arguments travel beside it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Call {
+    /// Which build the caller runs.
+    identity: Vec<u8>,
+    /// Where the entry lies, from the anchor.
+    offset: i64,
+    hash: u64,
+    /// The first descriptor is the parent's pidfd: die when it becomes readable.
+    pub(crate) daemon: bool,
+    pub(crate) arguments: Vec<u8>,
+}
+
+/// What comes back.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Reply {
+    /// The function returned this.
+    Returned(Vec<u8>),
+    /// The function panicked with this message.
+    Panicked(String),
+    /// The function was not called, or its result could not be serialised.
+    Refused(Refusal),
+}
+
+/// Serialises a value with its handles.
+pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Encoded, postcard::Error> {
+    let (bytes, fds) = transfer::collect(|| postcard::to_stdvec(value));
+    Ok(Encoded { bytes: bytes?, fds })
+}
+
+/// The inverse of [`encode`].
+pub(crate) fn decode<T: DeserializeOwned>(encoded: Encoded) -> Result<T, postcard::Error> {
+    transfer::supply(encoded.fds, || postcard::from_bytes(&encoded.bytes))
+}
+
+struct Trampoline<F, A, R>(PhantomData<(F, A, R)>);
+
+impl<F, A, R> Trampoline<F, A, R>
+where
+    F: Fn(A) -> R + Copy + 'static,
+    A: DeserializeOwned,
+    R: Serialize,
+{
+    const ENTRY: Entry = Entry {
+        magic: MAGIC,
+        hash: Self::hash,
+        run: Self::run,
+    };
+
+    const CAPTURES_NOTHING: () = assert!(
+        size_of::<F>() == 0,
+        "the function must not capture anything: pass state in `args`, or use fork_closure"
+    );
+
+    fn hash() -> u64 {
+        LayoutHash::of(type_name::<F>())
+            .mix_str(type_name::<A>())
+            .mix_str(type_name::<R>())
+            .bits()
+    }
+
+    fn run(bytes: &[u8], fds: Vec<OwnedFd>) -> Result<Encoded, Refusal> {
+        const { Self::CAPTURES_NOTHING };
+        // SAFETY: F has no size, so there are no bytes to read, and a dangling pointer is
+        // aligned. The caller held a value of this type (`of` takes one), so it is inhabited,
+        // and F is Copy, so conjuring another one duplicates nothing.
+        let function = unsafe { NonNull::<F>::dangling().read() };
+        let arguments = transfer::supply(fds, || postcard::from_bytes::<A>(bytes))
+            .map_err(|error| format!("the arguments cannot be decoded: {error}"))?;
+        encode(&function(arguments))
+            .map_err(|error| format!("the result cannot be encoded: {error}"))
+    }
+}
+
+/// The descriptor of a function.
+pub(crate) fn of<F, A, R>(_function: F) -> &'static Entry
+where
+    F: Fn(A) -> R + Copy + 'static,
+    A: DeserializeOwned,
+    R: Serialize,
+{
+    const { Trampoline::<F, A, R>::CAPTURES_NOTHING };
+    const { &Trampoline::<F, A, R>::ENTRY }
+}
+
+impl Entry {
+    /// The call of this entry; `None` if it lies in another image than this crate (a plugin's
+    /// function), where a child could not find it.
+    pub(crate) fn call(&'static self, daemon: bool, arguments: Vec<u8>) -> Option<Call> {
+        let image = Image::own();
+        Some(Call {
+            identity: image.identity.clone(),
+            offset: image.offset_of(self)?,
+            hash: (self.hash)(),
+            daemon,
+            arguments,
+        })
+    }
+}
+
+impl Call {
+    /// The entry the caller meant, if this process has it.
+    pub(crate) fn entry(&self) -> Result<&'static Entry, Refusal> {
+        let image = Image::own();
+        if self.identity.is_empty() || self.identity != image.identity {
+            return Err("the child runs another build than its parent".into());
+        }
+        let entry = image
+            .address_of::<Entry>(self.offset)
+            .ok_or("the function lies outside of the child's image")?;
+        // SAFETY: inside our own loaded image and aligned. Only the magic is looked at until
+        // it is found right; it and the functions beside it were laid down by the same build.
+        let magic = unsafe { (&raw const (*entry).magic).read() };
+        if magic != MAGIC {
+            return Err("no function is registered at that place".into());
+        }
+        // SAFETY: as above: an `Entry` of this very build, in a read-only segment.
+        let entry = unsafe { &*entry };
+        if (entry.hash)() != self.hash {
+            return Err("another function is registered at that place".into());
+        }
+        Ok(entry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn twice(value: u32) -> u32 {
+        value * 2
+    }
+
+    fn call() -> Call {
+        let arguments = encode(&21u32).unwrap().bytes;
+        of::<_, u32, u32>(twice).call(false, arguments).unwrap()
+    }
+
+    #[test]
+    fn an_entry_is_found_again_and_runs() {
+        let call = call();
+        let entry = call.entry().unwrap();
+        let result = (entry.run)(&call.arguments, Vec::new()).unwrap();
+        assert_eq!(decode::<u32>(result).unwrap(), 42);
+    }
+
+    #[test]
+    fn what_is_no_entry_is_refused() {
+        let refused = |change: fn(&mut Call)| {
+            let mut call = call();
+            change(&mut call);
+            call.entry().unwrap_err()
+        };
+        assert!(refused(|call| call.identity[0] ^= 1).contains("another build"));
+        assert!(refused(|call| call.identity.clear()).contains("another build"));
+        assert!(refused(|call| call.offset += 1).contains("outside"));
+        assert!(refused(|call| call.offset = i64::MAX).contains("outside"));
+        assert!(refused(|call| call.offset = 0).contains("no function"));
+        assert!(refused(|call| call.hash ^= 1).contains("another function"));
+    }
+
+    #[test]
+    fn arguments_of_another_shape_are_refused() {
+        let entry = call().entry().unwrap();
+        assert!(
+            (entry.run)(&[], Vec::new())
+                .unwrap_err()
+                .contains("decoded")
+        );
+    }
+}

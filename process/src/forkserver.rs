@@ -1,0 +1,208 @@
+//! The forkserver: a small, single-threaded process, started early, that forks on request. Its
+//! children start fast, whatever the size and the threads of the process that asks.
+//!
+//! # Protocol
+//!
+//! One `SOCK_SEQPACKET` pair. A request is one byte with two descriptors: the child's control
+//! socket and a status socket. The answer comes over the status socket: the child's pid (i32)
+//! with its pidfd, and, when the child has ended and was reaped, its exit code (i32). Any
+//! number of threads may send requests: a datagram is whole or not at all.
+//!
+//! # Crash safety
+//!
+//! | killed | what happens |
+//! |---|---|
+//! | a requester, before its request | nothing |
+//! | a requester, after it | the child finds its control socket closed and exits with 70 |
+//! | the last requester | the server sees the end of its socket, reaps its children as they end, and exits |
+//! | the server | status sockets close: exit codes come from the kernel (`PIDFD_GET_INFO`) or are 255; the next spawn through a default context starts a new server |
+//! | a child | the server reaps it and reports |
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::{RecvFlags, SocketType};
+
+use crate::child::{MARKER, ROLE_FORKSERVER};
+use crate::registry;
+use crate::sys::{exec, fork, pidfd, socket};
+
+/// Exit code of a server that cannot serve.
+const SETUP_FAILED: i32 = 70;
+
+/// A running forkserver, as its client sees it. Ends with its last client.
+#[derive(Debug)]
+pub(crate) struct Server {
+    requests: OwnedFd,
+    pidfd: Arc<OwnedFd>,
+}
+
+/// What a request yields.
+pub(crate) struct Forked {
+    pub(crate) pid: i32,
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) status: OwnedFd,
+}
+
+impl Server {
+    /// Starts one by running `program` again.
+    pub(crate) fn start(program: &CString) -> io::Result<Self> {
+        let (ours, theirs) = socket::pair(SocketType::SEQPACKET)?;
+        let pid = exec::run(program, theirs.as_fd(), MARKER, ROLE_FORKSERVER)?;
+        Ok(Self {
+            requests: ours,
+            pidfd: Arc::new(pidfd::open(pid)?),
+        })
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        !pidfd::has_ended(self.pidfd.as_fd())
+    }
+
+    /// Forks a child that talks over `control`.
+    pub(crate) fn fork(&self, control: OwnedFd) -> io::Result<Forked> {
+        let (status, theirs) = socket::pair(SocketType::SEQPACKET)?;
+        let fds = pidfd::both(&control, &theirs);
+        socket::send(self.requests.as_fd(), &[0], &fds)?;
+        drop((control, theirs));
+        let mut pid = [0; 4];
+        let mut fds = Vec::new();
+        let len = socket::receive(status.as_fd(), &mut pid, &mut fds, RecvFlags::empty())?;
+        match (len, fds.pop()) {
+            (4, Some(pidfd)) => Ok(Forked {
+                pid: i32::from_le_bytes(pid),
+                pidfd,
+                status,
+            }),
+            _ => Err(io::Error::new(
+                io::ErrorKind::BrokenPipe,
+                "the forkserver has ended or cannot fork",
+            )),
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        registry::detach(Arc::clone(&self.pidfd));
+    }
+}
+
+struct Child {
+    pidfd: OwnedFd,
+    status: OwnedFd,
+}
+
+/// The server's whole life. Runs in its process before anything else, and never returns.
+pub(crate) fn serve(requests: OwnedFd) -> ! {
+    if fork::thread_count().is_ok_and(|threads| threads > 1) {
+        eprintln!("multiprocess: the forkserver has more than one thread and cannot fork safely");
+        fork::exit_now(SETUP_FAILED);
+    }
+    // An interrupt from the terminal goes to the whole group; ours is to stay until the end of
+    // the requests.
+    // SAFETY: sets a disposition, installs no handler.
+    unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
+    let mut requests = Some(requests);
+    let mut children: Vec<Child> = Vec::new();
+    while requests.is_some() || !children.is_empty() {
+        let ready = match wait(requests.as_ref(), &children) {
+            Ok(ready) => ready,
+            Err(_) => fork::exit_now(SETUP_FAILED),
+        };
+        let mut ended = ready.children.iter();
+        children.retain(|child| !ended.next().copied().unwrap_or(false) || !report(child));
+        if ready.request
+            && let Some(socket) = requests.take()
+        {
+            requests = answer(socket, &mut children);
+        }
+    }
+    fork::exit_now(0)
+}
+
+struct Ready {
+    request: bool,
+    children: Vec<bool>,
+}
+
+fn wait(requests: Option<&OwnedFd>, children: &[Child]) -> io::Result<Ready> {
+    let fds = children
+        .iter()
+        .map(|child| child.pidfd.as_fd())
+        .chain(requests.map(AsFd::as_fd));
+    let mut polled: Vec<PollFd<'_>> = fds
+        .map(|fd: BorrowedFd<'_>| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+        .collect();
+    loop {
+        match poll(&mut polled, None) {
+            Ok(_) => break,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    let mut ready: Vec<bool> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
+    let request = requests.is_some() && ready.pop().unwrap_or(false);
+    Ok(Ready {
+        request,
+        children: ready,
+    })
+}
+
+/// Reaps a child and tells its requester. `false`: it has not ended after all.
+fn report(child: &Child) -> bool {
+    match pidfd::reap(child.pidfd.as_fd()) {
+        Ok(None) => false,
+        Ok(Some(code)) => {
+            // The requester may be gone.
+            let _ = socket::send(child.status.as_fd(), &code.to_le_bytes(), &[]);
+            true
+        }
+        Err(_) => true,
+    }
+}
+
+/// Handles one request. Returns the socket, or `None` at its end. In the child: never.
+fn answer(requests: OwnedFd, children: &mut Vec<Child>) -> Option<OwnedFd> {
+    let mut fds = Vec::new();
+    match socket::receive(requests.as_fd(), &mut [0; 8], &mut fds, RecvFlags::empty()) {
+        Ok(0) => return None,
+        // Too many open files: the requester sees its status socket closed.
+        Err(_) => return Some(requests),
+        Ok(_) => {}
+    }
+    let (Some(status), Some(control)) = (fds.pop(), fds.pop()) else {
+        return Some(requests);
+    };
+    // SAFETY: this process has one thread (checked at the start; nothing here starts another),
+    // so no lock can be held by a thread that the child lacks.
+    match unsafe { fork::fork() } {
+        Ok(0) => {
+            // SAFETY: sets a disposition, installs no handler.
+            unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
+            children.clear();
+            drop((requests, status));
+            crate::child::run(control)
+        }
+        Ok(pid) => {
+            if let Ok(pidfd) = pidfd::open(pid)
+                && socket::send(status.as_fd(), &pid.to_le_bytes(), &[pidfd.as_fd()]).is_ok()
+            {
+                children.push(Child { pidfd, status });
+            } else {
+                // Nobody can be told about it: it must not live on unknown.
+                // SAFETY: a child of ours that was not reaped: the pid is its own.
+                unsafe {
+                    libc::kill(pid, libc::SIGKILL);
+                    libc::waitpid(pid, std::ptr::null_mut(), 0);
+                }
+            }
+        }
+        // Out of processes or memory: the requester sees its status socket closed.
+        Err(_) => {}
+    }
+    Some(requests)
+}

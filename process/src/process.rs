@@ -1,0 +1,286 @@
+//! `Process<R>`: the parent's handle on a child.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use multiprocess_core::{Deadline, Timeout};
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+use rustix::process::Signal;
+use serde::de::DeserializeOwned;
+
+use crate::JoinError;
+use crate::entry::{Encoded, Reply, decode};
+use crate::registry::{self, ParentSocket};
+use crate::sys::{pidfd, socket};
+use crate::wire::{Frame, Reader};
+
+/// A child process that computes an `R`.
+///
+/// Made by [`Context::spawn`](crate::Context::spawn). Its descriptor
+/// ([`as_fd`](AsFd::as_fd)) is a pidfd: it polls readable when the process has ended, and
+/// works with `poll`, `epoll` and async runtimes. Dropping the handle lets the process go on.
+///
+/// # Examples
+///
+/// ```
+/// use multiprocess::{Context, JoinError};
+///
+/// fn divide((a, b): (u32, u32)) -> u32 { a / b }
+///
+/// let good = Context::default().spawn(divide, (42, 6))?;
+/// let bad = Context::default().spawn(divide, (1, 0))?;
+/// assert_eq!(good.join().unwrap(), 7);
+/// assert!(matches!(bad.join(), Err(JoinError::Panicked(why)) if why.contains("zero")));
+/// # Ok::<(), multiprocess::SpawnError>(())
+/// ```
+///
+/// # Crash safety
+///
+/// A child killed at any point is [`JoinError::Exited`] with minus the signal. A parent killed
+/// at any point leaves the child running, unless it is a
+/// [daemon](crate::Context::daemon); one that had not received its call yet exits with 70.
+///
+/// # Fork
+///
+/// A forked child must not use its parent's handles: they are not its children.
+pub struct Process<R> {
+    pid: i32,
+    name: String,
+    pidfd: Arc<OwnedFd>,
+    control: ParentSocket,
+    /// Where the forkserver tells the exit code; `None` for our own children.
+    status: Option<OwnedFd>,
+    reader: Reader,
+    reply: Option<Result<Frame, JoinError>>,
+    exit_code: Option<i32>,
+    result: PhantomData<fn() -> R>,
+}
+
+/// What a start method hands over.
+pub(crate) struct Started {
+    pub(crate) pid: i32,
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) control: ParentSocket,
+    pub(crate) status: Option<OwnedFd>,
+}
+
+impl<R> Process<R> {
+    pub(crate) fn new(name: String, started: Started) -> Self {
+        Self {
+            pid: started.pid,
+            name,
+            pidfd: Arc::new(started.pidfd),
+            control: started.control,
+            status: started.status,
+            reader: Reader::default(),
+            reply: None,
+            exit_code: None,
+            result: PhantomData,
+        }
+    }
+
+    pub(crate) fn control(&self) -> BorrowedFd<'_> {
+        self.control.as_fd()
+    }
+
+    /// The process id. After the process has ended it may belong to another one: use it for
+    /// messages, and [`signal`](Self::signal) for signals.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// The name given by [`Context::named`](crate::Context::named), else `Process-N`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether it has not ended yet.
+    pub fn is_alive(&self) -> bool {
+        self.exit_code.is_none() && !pidfd::has_ended(self.as_fd())
+    }
+
+    /// The exit code if it has ended: what it passed to `exit`, 0 after a result, 101 after a
+    /// panic, 70 if it could not do its work, minus the signal that killed it, and 255 if the
+    /// kernel could not tell any more.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, which retrying will not help.
+    pub fn exit_code(&mut self) -> std::io::Result<Option<i32>> {
+        self.collect_exit(Deadline::after(Timeout::TRY))
+    }
+
+    /// Sends SIGKILL. A process that has ended is not an error.
+    ///
+    /// # Errors
+    ///
+    /// `EPERM`: it has changed its user.
+    pub fn kill(&self) -> std::io::Result<()> {
+        pidfd::signal(self.as_fd(), Signal::KILL)
+    }
+
+    /// Sends SIGTERM. A process that has ended is not an error.
+    ///
+    /// # Errors
+    ///
+    /// As [`kill`](Self::kill).
+    pub fn terminate(&self) -> std::io::Result<()> {
+        pidfd::signal(self.as_fd(), Signal::TERM)
+    }
+
+    /// Sends any named signal by its number (`libc::SIGUSR1`). There is no race with a reused
+    /// pid.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for a number without a name; as [`kill`](Self::kill).
+    pub fn signal(&self, signal: i32) -> std::io::Result<()> {
+        let signal = Signal::from_named_raw(signal).ok_or(Errno::INVAL)?;
+        pidfd::signal(self.as_fd(), signal)
+    }
+
+    /// Waits for the process to end, for at most `timeout`; its exit code, or `None` if it
+    /// still runs. The result stays to be joined.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn wait_timeout(&mut self, timeout: impl Into<Timeout>) -> std::io::Result<Option<i32>> {
+        let deadline = Deadline::after(timeout);
+        self.collect_reply(deadline)?;
+        self.collect_exit(deadline)
+    }
+
+    /// Reads the result as it comes. Ends with the whole of it, the process's end, or the
+    /// deadline.
+    fn collect_reply(&mut self, deadline: Deadline) -> std::io::Result<()> {
+        while self.reply.is_none() {
+            // Both: the end of the stream alone hangs if a grandchild inherited the socket; the
+            // end of the process alone hangs if it blocks writing a large result.
+            let fds = pidfd::both(&self.control, &self.pidfd);
+            let [readable, ended] = pidfd::wait_any(fds, deadline)?;
+            match self.reader.try_advance(self.control.as_fd()) {
+                Ok(Some(frame)) => self.reply = Some(Ok(frame)),
+                Ok(None) if ended => self.reply = Some(Err(JoinError::Exited(0))),
+                Ok(None) if readable => {}
+                Ok(None) => return Ok(()), // the deadline
+                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                    self.reply = Some(Err(JoinError::Exited(0)));
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
+                    self.reply = Some(Err(JoinError::Exited(0)));
+                }
+                Err(error) => self.reply = Some(Err(JoinError::System(error))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Learns the exit code and reaps.
+    fn collect_exit(&mut self, deadline: Deadline) -> std::io::Result<Option<i32>> {
+        if self.exit_code.is_some() {
+            return Ok(self.exit_code);
+        }
+        let [ended] = pidfd::wait_any([self.as_fd()], deadline)?;
+        if !ended {
+            return Ok(None);
+        }
+        let code = match &self.status {
+            None => pidfd::reap(self.as_fd())?,
+            Some(status) => Some(self.ask_forkserver(status)?),
+        };
+        self.exit_code = code;
+        Ok(code)
+    }
+
+    /// The forkserver reports once it has reaped; if it is dead, the kernel may still know.
+    fn ask_forkserver(&self, status: &OwnedFd) -> std::io::Result<i32> {
+        let mut code = [0; 4];
+        let mut fds = Vec::new();
+        match socket::receive(status.as_fd(), &mut code, &mut fds, RecvFlags::empty())? {
+            4 => Ok(i32::from_le_bytes(code)),
+            _ => Ok(pidfd::exit_info(self.as_fd()).unwrap_or(pidfd::UNKNOWN)),
+        }
+    }
+}
+
+impl<R: DeserializeOwned> Process<R> {
+    /// Waits for the result, and for the process to end.
+    ///
+    /// # Errors
+    ///
+    /// [`JoinError`]: why there is none.
+    pub fn join(mut self) -> Result<R, JoinError> {
+        loop {
+            if let Some(result) = self.join_timeout(Timeout::Never) {
+                return result;
+            }
+        }
+    }
+
+    /// As [`join`](Self::join), for at most `timeout`. `None`: it still runs; ask again. The
+    /// result is handed out once.
+    ///
+    /// # Errors
+    ///
+    /// [`JoinError`]: why there is none.
+    pub fn join_timeout(&mut self, timeout: impl Into<Timeout>) -> Option<Result<R, JoinError>> {
+        let code = match self.wait_timeout(timeout) {
+            Ok(code) => code?,
+            Err(error) => return Some(Err(JoinError::System(error))),
+        };
+        let reply = self.reply.replace(Err(JoinError::AlreadyJoined));
+        Some(match reply {
+            Some(Ok(frame)) => interpret(frame),
+            Some(Err(JoinError::Exited(_))) | None => {
+                // Stays what it is, however often it is asked.
+                self.reply = Some(Err(JoinError::Exited(code)));
+                Err(JoinError::Exited(code))
+            }
+            Some(Err(error)) => Err(error),
+        })
+    }
+}
+
+fn interpret<R: DeserializeOwned>(frame: Frame) -> Result<R, JoinError> {
+    let reply = postcard::from_bytes(&frame.body)
+        .map_err(|error| JoinError::Result(format!("malformed reply: {error}")))?;
+    match reply {
+        Reply::Returned(bytes) => decode(Encoded {
+            bytes,
+            fds: frame.fds,
+        })
+        .map_err(|error| JoinError::Result(error.to_string())),
+        Reply::Panicked(message) => Err(JoinError::Panicked(message)),
+        Reply::Refused(message) => Err(JoinError::Refused(message)),
+    }
+}
+
+impl<R> AsFd for Process<R> {
+    /// The sentinel: readable when the process has ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
+impl<R> Drop for Process<R> {
+    fn drop(&mut self) {
+        if self.exit_code.is_none() && self.status.is_none() {
+            registry::detach(Arc::clone(&self.pidfd));
+        }
+    }
+}
+
+impl<R> fmt::Debug for Process<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Process")
+            .field("name", &self.name)
+            .field("pid", &self.pid)
+            .field("alive", &self.is_alive())
+            .field("exit_code", &self.exit_code)
+            .finish_non_exhaustive()
+    }
+}

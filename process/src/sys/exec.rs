@@ -1,0 +1,95 @@
+//! `posix_spawn`: a new process without copying this one's page tables.
+
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::ptr;
+
+/// The descriptor under which a child finds its control socket.
+pub(crate) const CONTROL_FD: i32 = 3;
+
+/// Runs `program` with `control` as descriptor 3 and `marker=role` in its environment; its pid.
+///
+/// Every other descriptor of ours is close-on-exec, or the program's own business.
+pub(crate) fn run(
+    program: &CString,
+    control: BorrowedFd<'_>,
+    marker: &str,
+    role: &str,
+) -> io::Result<i32> {
+    let own_name = std::env::args_os().next().unwrap_or_default();
+    let arguments = [c_string(&own_name)?];
+    let mut environment = vec![c_string(OsStr::new(&format!("{marker}={role}")))?];
+    for (key, value) in std::env::vars_os().filter(|(key, _)| key != marker) {
+        let mut pair = key;
+        pair.push("=");
+        pair.push(value);
+        environment.push(c_string(&pair)?);
+    }
+    let argv = pointers(&arguments);
+    let envp = pointers(&environment);
+
+    let mut actions = FileActions::new()?;
+    actions.dup2(control.as_raw_fd(), CONTROL_FD)?;
+    let mut pid = 0;
+    // SAFETY: all strings are NUL-terminated and both arrays end with a null pointer; they and
+    // `actions` live until the call returns; `pid` is a valid place for the result.
+    let error = unsafe {
+        libc::posix_spawn(
+            &mut pid,
+            program.as_ptr(),
+            &actions.0,
+            ptr::null(),
+            argv.as_ptr(),
+            envp.as_ptr(),
+        )
+    };
+    check(error)?;
+    Ok(pid)
+}
+
+fn c_string(text: &OsStr) -> io::Result<CString> {
+    CString::new(text.as_bytes()).map_err(io::Error::from)
+}
+
+fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
+    strings
+        .iter()
+        .map(|string| string.as_ptr().cast_mut())
+        .chain([ptr::null_mut()])
+        .collect()
+}
+
+fn check(error: i32) -> io::Result<()> {
+    match error {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+struct FileActions(libc::posix_spawn_file_actions_t);
+
+impl FileActions {
+    fn new() -> io::Result<Self> {
+        // SAFETY: all zeroes are a valid value of this C struct until init fills it in.
+        let mut actions = Self(unsafe { std::mem::zeroed() });
+        // SAFETY: a valid place to initialise.
+        check(unsafe { libc::posix_spawn_file_actions_init(&mut actions.0) })?;
+        Ok(actions)
+    }
+
+    /// `from` under the number `to` in the child, without close-on-exec, also if they are the
+    /// same number (glibc 2.29, musl, POSIX 2024).
+    fn dup2(&mut self, from: i32, to: i32) -> io::Result<()> {
+        // SAFETY: initialised in `new`.
+        check(unsafe { libc::posix_spawn_file_actions_adddup2(&mut self.0, from, to) })
+    }
+}
+
+impl Drop for FileActions {
+    fn drop(&mut self) {
+        // SAFETY: initialised in `new`, destroyed once.
+        unsafe { libc::posix_spawn_file_actions_destroy(&mut self.0) };
+    }
+}

@@ -1,0 +1,8 @@
+//! What `process` asks of the operating system: fork and exec, pidfds, sockets that carry
+//! descriptors, and what is known about the running image.
+
+pub(crate) mod exec;
+pub(crate) mod fork;
+pub(crate) mod image;
+pub(crate) mod pidfd;
+pub(crate) mod socket;

@@ -1,0 +1,155 @@
+//! Frames on a stream socket: bytes and descriptors, whole or not at all.
+//!
+//! | offset | field | type |
+//! |---|---|---|
+//! | 0 | bytes of the body | u64, little endian |
+//! | 8 | descriptors | u32, little endian |
+//! | 12 | 0 | u32 |
+//!
+//! Then, for every 253 descriptors or part thereof, one byte that carries them, then the body.
+//! Descriptor bytes are read one by one, so no batch is ever cut by a longer read.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::RecvFlags;
+
+use crate::sys::socket::{self, MAX_FDS};
+
+const HEADER: usize = 16;
+
+/// A body grows as it arrives, by at most this much: a header that lies costs no memory.
+const STEP: usize = 1 << 20;
+
+/// More descriptors than any process may have open.
+const ABSURD_FDS: usize = 1 << 20;
+
+/// A message between parent and child.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    pub(crate) body: Vec<u8>,
+    pub(crate) fds: Vec<OwnedFd>,
+}
+
+/// Sends a frame; blocks until the socket has taken all of it.
+pub(crate) fn send(socket: BorrowedFd<'_>, body: &[u8], fds: &[OwnedFd]) -> io::Result<()> {
+    let mut header = [0; HEADER];
+    header[..8].copy_from_slice(&(body.len() as u64).to_le_bytes());
+    header[8..12].copy_from_slice(&(fds.len() as u32).to_le_bytes());
+    send_all(socket, &header)?;
+    for batch in fds.chunks(MAX_FDS) {
+        let batch: Vec<_> = batch.iter().map(AsFd::as_fd).collect();
+        socket::send(socket, &[0], &batch)?;
+    }
+    send_all(socket, body)
+}
+
+fn send_all(socket: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let sent = socket::send(socket, bytes, &[])?;
+        bytes = &bytes[sent..];
+    }
+    Ok(())
+}
+
+/// Receives a frame; blocks until all of it is there.
+///
+/// # Errors
+///
+/// `UnexpectedEof` if the peer closes before the end.
+pub(crate) fn receive(socket: BorrowedFd<'_>) -> io::Result<Frame> {
+    let mut reader = Reader::default();
+    loop {
+        if let Some(frame) = reader.advance(socket, RecvFlags::empty())? {
+            return Ok(frame);
+        }
+    }
+}
+
+/// Receives a frame piece by piece, so that a waiting caller keeps its deadline.
+#[derive(Debug, Default)]
+pub(crate) struct Reader {
+    header: [u8; HEADER],
+    header_len: usize,
+    fds: Vec<OwnedFd>,
+    batches: usize,
+    body: Vec<u8>,
+}
+
+impl Reader {
+    /// Takes what is there without waiting. `None`: more is to come.
+    pub(crate) fn try_advance(&mut self, socket: BorrowedFd<'_>) -> io::Result<Option<Frame>> {
+        loop {
+            match self.advance(socket, RecvFlags::DONTWAIT) {
+                Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                other => return other,
+            }
+        }
+    }
+
+    /// One read. `None`: more is to come.
+    fn advance(&mut self, socket: BorrowedFd<'_>, flags: RecvFlags) -> io::Result<Option<Frame>> {
+        if self.header_len < HEADER {
+            let rest = &mut self.header[self.header_len..];
+            self.header_len += some(socket, rest, &mut self.fds, flags)?;
+            if self.header_len < HEADER {
+                return Ok(None);
+            }
+        } else if self.batches < self.fds_expected().div_ceil(MAX_FDS) {
+            self.batches += some(socket, &mut [0], &mut self.fds, flags)?;
+        } else if self.body.len() < self.body_expected()? {
+            self.read_body(socket, flags)?;
+        }
+        if self.fds_expected() > ABSURD_FDS {
+            return Err(io::Error::other("a frame with absurdly many descriptors"));
+        }
+        let whole = self.batches == self.fds_expected().div_ceil(MAX_FDS)
+            && self.body.len() == self.body_expected()?;
+        if !whole {
+            return Ok(None);
+        }
+        if self.fds.len() != self.fds_expected() {
+            return Err(io::Error::other("a frame lacks descriptors"));
+        }
+        Ok(Some(Frame {
+            body: std::mem::take(&mut self.body),
+            fds: std::mem::take(&mut self.fds),
+        }))
+    }
+
+    fn read_body(&mut self, socket: BorrowedFd<'_>, flags: RecvFlags) -> io::Result<()> {
+        let start = self.body.len();
+        let step = (self.body_expected()? - start).min(STEP);
+        self.body
+            .try_reserve(step)
+            .map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        self.body.resize(start + step, 0);
+        let result = some(socket, &mut self.body[start..], &mut self.fds, flags);
+        self.body.truncate(start + result.as_ref().unwrap_or(&0));
+        result.map(drop)
+    }
+
+    fn body_expected(&self) -> io::Result<usize> {
+        let [a, b, c, d, e, f, g, h, ..] = self.header;
+        usize::try_from(u64::from_le_bytes([a, b, c, d, e, f, g, h])).map_err(io::Error::other)
+    }
+
+    fn fds_expected(&self) -> usize {
+        let [.., a, b, c, d, _, _, _, _] = self.header;
+        u32::from_le_bytes([a, b, c, d]) as usize
+    }
+}
+
+/// At least one byte.
+fn some(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    fds: &mut Vec<OwnedFd>,
+    flags: RecvFlags,
+) -> io::Result<usize> {
+    match socket::receive(socket, bytes, fds, flags)? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        count => Ok(count),
+    }
+}
