@@ -1,0 +1,106 @@
+//! What a comparison is made of. A new line is one constant of type [`Comparison`].
+
+use std::error::Error;
+use std::fmt;
+
+use crate::cpu::Cpus;
+use crate::stage::Stage;
+
+/// Why something could not be measured.
+pub(crate) type Failure = Box<dyn Error>;
+
+/// A measured number, in the comparison's unit.
+pub(crate) type Measured = Result<f64, Failure>;
+
+/// One line of the report.
+pub(crate) struct Comparison {
+    /// `group/what/how`; the filter looks for a part of it.
+    pub(crate) name: &'static str,
+    pub(crate) unit: Unit,
+    /// The least advantage that is `ok`.
+    pub(crate) bar: f64,
+    pub(crate) ours: Contender,
+    pub(crate) peer: Contender,
+}
+
+impl Comparison {
+    pub(crate) fn contender(&self, side: Side) -> &Contender {
+        match side {
+            Side::Ours => &self.ours,
+            Side::Peer => &self.peer,
+        }
+    }
+}
+
+/// How one side of a comparison is measured.
+pub(crate) enum Contender {
+    /// In this process, on the near CPU. A second thread pins itself to the far CPU.
+    Alone(fn(Cpus) -> Measured),
+    /// By two processes with shared memory.
+    Pair(Pair),
+    /// By a program of its own: see [`crate::program`].
+    Program(Program),
+}
+
+/// Two processes, pinned to the near and the far CPU.
+pub(crate) struct Pair {
+    /// Bytes of shared memory they need.
+    pub(crate) bytes: usize,
+    /// Runs in the comparing process, sets up the memory, and measures.
+    pub(crate) near: fn(&Stage) -> Measured,
+    /// Runs in a child process.
+    pub(crate) far: fn(&Stage) -> Result<(), Failure>,
+}
+
+/// A peer in another language, or with dependencies that this package should not have.
+pub(crate) struct Program {
+    /// `peers/c/NAME.c`.
+    pub(crate) name: &'static str,
+    /// Passed on behind the two CPU numbers.
+    pub(crate) args: &'static [&'static str],
+}
+
+/// Ours or the peer's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Side {
+    Ours,
+    Peer,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ours => "ours",
+            Self::Peer => "peer",
+        })
+    }
+}
+
+/// What the two numbers are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// Nanoseconds: less is better.
+    Nanoseconds,
+    /// Millions of messages per second: more is better.
+    MillionsPerSecond,
+    /// Gigabytes (10^9) per second: more is better.
+    GigabytesPerSecond,
+}
+
+impl Unit {
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Nanoseconds => "ns",
+            Self::MillionsPerSecond => "M/s",
+            Self::GigabytesPerSecond => "GB/s",
+        }
+    }
+
+    /// More than 1 if ours is better.
+    pub(crate) fn advantage(self, ours: f64, peer: f64) -> f64 {
+        match self {
+            Self::Nanoseconds => peer / ours,
+            Self::MillionsPerSecond | Self::GigabytesPerSecond => ours / peer,
+        }
+    }
+}

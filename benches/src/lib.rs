@@ -1,1 +1,0 @@
-//! Under construction: filled in by the commits that follow.

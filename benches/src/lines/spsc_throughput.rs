@@ -1,0 +1,113 @@
+//! `spsc/8B/throughput`: one-way messages of 8 bytes, ours between two processes, rtrb between
+//! two threads.
+//!
+//! Both sides poll (`try_push`, `try_pop`, a pause after each failure) a ring of 1024, and
+//! run the same two loops below. The consumer stamps every 8192 messages, eight rings, so that
+//! draining a backlog bends a chunk by an eighth at most.
+
+use std::hint::spin_loop;
+use std::sync::Arc;
+use std::thread;
+
+use multiprocess_channel::spsc::{Consumer, Producer, Ring};
+use multiprocess_core::Place;
+use multiprocess_core::atomic::{AtomicU32, Ordering::Relaxed};
+use rtrb::RingBuffer;
+
+use crate::clock::{SPAN, nanos_per_operation};
+use crate::comparison::{Comparison, Contender, Failure, Measured, Pair, Unit};
+use crate::cpu::{self, Cpus};
+use crate::stage::Stage;
+
+pub(crate) const LINE: Comparison = Comparison {
+    name: "spsc/8B/throughput",
+    unit: Unit::MillionsPerSecond,
+    bar: 1.0,
+    ours: Contender::Pair(Pair {
+        bytes: 1 << 16,
+        near,
+        far,
+    }),
+    peer: Contender::Alone(rtrb),
+};
+
+const CAPACITY: u64 = 1024;
+const CHUNK: usize = 8192;
+
+/// Sends 0, 1, 2, ... until `stopped`.
+#[inline(always)]
+fn feed(mut push: impl FnMut(u64) -> bool, stopped: impl Fn() -> bool) {
+    let mut value = 0;
+    loop {
+        if push(value) {
+            value += 1;
+        } else if stopped() {
+            return;
+        } else {
+            spin_loop();
+        }
+    }
+}
+
+/// Receives 0, 1, 2, ... and checks them; millions per second.
+#[inline(always)]
+fn drain(mut pop: impl FnMut() -> Option<u64>) -> Measured {
+    let mut expected = 0;
+    let mut wrong = 0;
+    let nanos = nanos_per_operation(SPAN, CHUNK, || {
+        for _ in 0..CHUNK {
+            let value = loop {
+                match pop() {
+                    Some(value) => break value,
+                    None => spin_loop(),
+                }
+            };
+            wrong |= value ^ expected;
+            expected += 1;
+        }
+    });
+    if wrong != 0 {
+        return Err("messages came out of order".into());
+    }
+    Ok(1000.0 / nanos)
+}
+
+fn near(stage: &Stage) -> Measured {
+    let region = stage.carve(Ring::<u64>::layout(&CAPACITY)?);
+    // SAFETY: the far process does not touch the piece before we have met.
+    unsafe { Ring::<u64>::init(region, &CAPACITY)? };
+    let mut consumer = Consumer::<u64, _>::attach(region)?;
+    stage.meet();
+    let measured = drain(|| consumer.try_pop().ok());
+    stage.stop();
+    measured
+}
+
+fn far(stage: &Stage) -> Result<(), Failure> {
+    let region = stage.carve(Ring::<u64>::layout(&CAPACITY)?);
+    stage.meet();
+    let mut producer = Producer::<u64, _>::attach(region)?;
+    feed(
+        |value| producer.try_push(value).is_ok(),
+        || stage.is_stopped(),
+    );
+    Ok(())
+}
+
+fn rtrb(cpus: Cpus) -> Measured {
+    let (mut producer, mut consumer) = RingBuffer::<u64>::new(CAPACITY as usize);
+    let stopped = Arc::new(AtomicU32::new(0));
+    let stop = Arc::clone(&stopped);
+    let far = thread::spawn(move || {
+        let pinned = cpu::pin_far(cpus);
+        feed(
+            |value| producer.push(value).is_ok(),
+            || stopped.load(Relaxed) != 0,
+        );
+        pinned
+    });
+    let measured = drain(|| consumer.pop().ok());
+    stop.store(1, Relaxed);
+    far.join().expect("the producer does not panic")?;
+    measured
+}

@@ -1,0 +1,117 @@
+//! Ours and the peer's, side by side: `cargo run --release -p multiprocess-benches -- [FILTER]`.
+//!
+//! One tab-separated line per comparison on stdout: name, ours, peer, unit, advantage, min,
+//! max, bar, `ok` or `short`. Everything else goes to stderr. `benches/README.md` is the
+//! design document: method, what each line compares, how to add one.
+
+mod clock;
+mod comparison;
+mod cpu;
+mod floor;
+mod lines;
+mod plot;
+mod program;
+mod report;
+mod run;
+mod stage;
+mod watchdog;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use comparison::{Contender, Failure, Side};
+use cpu::Cpus;
+
+/// Runs ours and the peer alternately and prints one tab-separated line per comparison.
+#[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Cli {
+    /// Only comparisons whose name contains this.
+    filter: Option<String>,
+    /// Exit with 1 if a comparison falls short of its bar, with 2 if one could not be measured.
+    #[arg(long)]
+    check: bool,
+    /// Repetitions to keep per comparison.
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..))]
+    reps: u32,
+    /// Draw the result.
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+    /// Name the comparisons and measure nothing.
+    #[arg(long)]
+    list: bool,
+    #[command(subcommand)]
+    internal: Option<Internal>,
+}
+
+#[derive(Subcommand)]
+enum Internal {
+    /// The second process of a pair; the shared memory is its standard input.
+    #[command(name = "__far", hide = true)]
+    Far {
+        name: String,
+        side: Side,
+        cpus: Cpus,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match &cli.internal {
+        Some(Internal::Far { name, side, cpus }) => far(name, *side, *cpus),
+        None if cli.list => {
+            lines::ALL.iter().for_each(|line| println!("{}", line.name));
+            Ok(ExitCode::SUCCESS)
+        }
+        None => compare(&cli),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        ExitCode::from(2)
+    })
+}
+
+fn compare(cli: &Cli) -> Result<ExitCode, Failure> {
+    let Some(cpus) = Cpus::allowed()? else {
+        eprintln!("skipped: this process may run on one CPU only, and a comparison needs two");
+        return Ok(ExitCode::SUCCESS);
+    };
+    cpu::pin_near(cpus)?;
+    let mut report = report::Report::new();
+    for line in lines::ALL {
+        if cli
+            .filter
+            .as_ref()
+            .is_none_or(|part| line.name.contains(part.as_str()))
+        {
+            report.add(line, run::compare(line, cpus, cli.reps as usize));
+        }
+    }
+    if let Some(file) = &cli.plot {
+        report.plot(file)?;
+    }
+    Ok(if cli.check {
+        report.verdict()
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn far(name: &str, side: Side, cpus: Cpus) -> Result<ExitCode, Failure> {
+    stage::die_with_parent()?;
+    let contender = if name == floor::NAME {
+        &floor::LINE
+    } else {
+        let line = lines::ALL.iter().find(|line| line.name == name);
+        line.ok_or_else(|| format!("no comparison {name}"))?
+            .contender(side)
+    };
+    let Contender::Pair(pair) = contender else {
+        return Err(format!("{name} {side} has no second process").into());
+    };
+    cpu::pin_far(cpus)?;
+    (pair.far)(&stage::Stage::from_stdin()?)?;
+    Ok(ExitCode::SUCCESS)
+}
