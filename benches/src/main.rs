@@ -58,6 +58,7 @@ enum Internal {
 }
 
 fn main() -> ExitCode {
+    multiprocess::init(); // children of `process/*` start here
     let cli = Cli::parse();
     let done = match &cli.internal {
         Some(Internal::Far { name, side, cpus }) => far(name, *side, *cpus),

@@ -1,0 +1,16 @@
+//! `lock/uncontended/pthread`: our `Lock` against a process-shared `pthread_mutex_t`, both in
+//! shared memory. The peer is C, because that is who uses it.
+
+use super::lock;
+use crate::comparison::{Comparison, Contender, Program, Unit};
+
+pub(crate) const LINE: Comparison = Comparison {
+    name: "lock/uncontended/pthread",
+    unit: Unit::Nanoseconds,
+    bar: 1.0,
+    ours: Contender::Alone(lock::ours),
+    peer: Contender::Program(Program {
+        name: "pthread_mutex",
+        args: &[],
+    }),
+};

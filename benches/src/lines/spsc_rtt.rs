@@ -1,0 +1,114 @@
+//! `spsc/8B/rtt`: a message there and one back through two rings, polled, against the round
+//! trip of one bare cache line.
+//!
+//! The floor moves one line there and back and carries nothing. A ring moves two each way, the
+//! slot and the index, which the processor overlaps in part; so half the floor's speed is much.
+
+use std::hint::spin_loop;
+
+use multiprocess_channel::spsc::{Consumer, Producer, Ring};
+use multiprocess_core::{Place, Region};
+
+use crate::clock::{SPAN, nanos_per_operation};
+use crate::comparison::{Comparison, Contender, Failure, Measured, Pair, Unit};
+use crate::floor;
+use crate::stage::Stage;
+
+pub(crate) const LINE: Comparison = Comparison {
+    name: "spsc/8B/rtt",
+    unit: Unit::Nanoseconds,
+    bar: 0.5,
+    ours: Contender::Pair(Pair {
+        bytes: 1 << 16,
+        near,
+        far,
+    }),
+    peer: floor::PING_PONG,
+};
+
+const CAPACITY: u64 = 1024;
+const ROUNDS: usize = 256;
+/// Ends the far process.
+pub(super) const STOP: u64 = u64::MAX;
+
+type Sender<'a> = Producer<u64, Region<'a>>;
+type Receiver<'a> = Consumer<u64, Region<'a>>;
+
+/// The near ends of two rings, which are made here.
+pub(super) fn near_ends(stage: &Stage) -> Result<(Sender<'_>, Receiver<'_>), Failure> {
+    let [there, back] = carve(stage)?;
+    for ring in [there, back] {
+        // SAFETY: the far process does not touch the rings before we have met.
+        unsafe { Ring::<u64>::init(ring, &CAPACITY)? };
+    }
+    stage.meet();
+    let ends = (Producer::attach(there)?, Consumer::attach(back)?);
+    stage.meet();
+    Ok(ends)
+}
+
+/// The far ends.
+pub(super) fn far_ends(stage: &Stage) -> Result<(Sender<'_>, Receiver<'_>), Failure> {
+    let [there, back] = carve(stage)?;
+    stage.meet();
+    let ends = (Producer::attach(back)?, Consumer::attach(there)?);
+    stage.meet();
+    Ok(ends)
+}
+
+fn carve(stage: &Stage) -> Result<[Region<'_>; 2], Failure> {
+    let layout = Ring::<u64>::layout(&CAPACITY)?;
+    Ok([stage.carve(layout), stage.carve(layout)])
+}
+
+/// Nanoseconds per round trip; then [`STOP`].
+#[inline(always)]
+pub(super) fn ping(mut exchange: impl FnMut(u64) -> u64) -> Measured {
+    let mut value = 0;
+    let nanos = nanos_per_operation(SPAN, ROUNDS, || {
+        for _ in 0..ROUNDS {
+            value = exchange(value) + 1;
+        }
+    });
+    if exchange(STOP) == STOP {
+        Ok(nanos)
+    } else {
+        Err("a message came back changed".into())
+    }
+}
+
+fn near(stage: &Stage) -> Measured {
+    let (mut sender, mut receiver) = near_ends(stage)?;
+    ping(|value| {
+        send(&mut sender, value);
+        receive(&mut receiver)
+    })
+}
+
+fn far(stage: &Stage) -> Result<(), Failure> {
+    let (mut sender, mut receiver) = far_ends(stage)?;
+    loop {
+        let value = receive(&mut receiver);
+        send(&mut sender, value);
+        if value == STOP {
+            return Ok(());
+        }
+    }
+}
+
+#[inline(always)]
+fn send(sender: &mut Sender<'_>, value: u64) {
+    while sender.try_push(value).is_err() {
+        spin_loop();
+    }
+}
+
+#[inline(always)]
+fn receive(receiver: &mut Receiver<'_>) -> u64 {
+    loop {
+        if let Ok(value) = receiver.try_pop() {
+            return value;
+        }
+        spin_loop();
+    }
+}
