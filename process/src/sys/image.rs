@@ -26,7 +26,7 @@ impl Image {
 
     /// Distance of `address` from the anchor; `None` if it lies in another image.
     pub(crate) fn offset_of<T>(&self, address: &'static T) -> Option<i64> {
-        let address = std::ptr::from_ref(address).addr();
+        let address = std::ptr::from_ref(address).expose_provenance();
         self.holds::<T>(address)
             .then(|| (address as i64).wrapping_sub(anchor() as i64))
     }
@@ -35,8 +35,9 @@ impl Image {
     pub(crate) fn address_of<T>(&self, offset: i64) -> Option<*const T> {
         let address = (anchor() as i64).wrapping_add(offset) as usize;
         let aligned = address.is_multiple_of(align_of::<T>());
-        let anchor = std::ptr::from_ref(&ANCHOR).cast::<T>();
-        (aligned && self.holds::<T>(address)).then(|| anchor.with_addr(address))
+        // An exposed address, and not one derived from the anchor: that one may be used for the
+        // anchor's own bytes only, and an optimised build takes advantage of it.
+        (aligned && self.holds::<T>(address)).then(|| std::ptr::with_exposed_provenance(address))
     }
 
     fn holds<T>(&self, address: usize) -> bool {

@@ -1,0 +1,93 @@
+//! Counting, the same in one process and in many.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+/// How often each word occurs. A word is a longest run of letters, digits and underscores.
+pub(crate) type Table = HashMap<Box<str>, u64>;
+
+/// What became of one file.
+pub(crate) enum Outcome {
+    /// Bytes and words of it.
+    Counted { bytes: u64, words: u64 },
+    /// It could not be read.
+    Unreadable(std::io::Error),
+    /// It is no text.
+    NotUtf8,
+}
+
+/// Adds the words of a file to the table.
+pub(crate) fn count_file(path: &Path, table: &mut Table) -> Outcome {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) => return Outcome::Unreadable(error),
+    };
+    let Ok(text) = std::str::from_utf8(&bytes) else {
+        return Outcome::NotUtf8;
+    };
+    let mut words = 0;
+    for word in text.split(|c: char| !(c.is_alphanumeric() || c == '_')) {
+        if word.is_empty() {
+            continue;
+        }
+        words += 1;
+        match table.get_mut(word) {
+            Some(count) => *count += 1,
+            None => {
+                table.insert(word.into(), 1);
+            }
+        }
+    }
+    Outcome::Counted {
+        bytes: bytes.len() as u64,
+        words,
+    }
+}
+
+/// Sums over files; the order of the fields is their order in the shared array.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub files: u64,
+    pub bytes: u64,
+    pub words: u64,
+    pub unreadable: u64,
+    pub not_utf8: u64,
+}
+
+impl Totals {
+    /// Elements in the shared array.
+    pub(crate) const LEN: usize = 5;
+
+    pub(crate) fn from_array(array: [u64; Self::LEN]) -> Self {
+        let [files, bytes, words, unreadable, not_utf8] = array;
+        Self {
+            files,
+            bytes,
+            words,
+            unreadable,
+            not_utf8,
+        }
+    }
+
+    pub(crate) fn to_array(self) -> [u64; Self::LEN] {
+        [
+            self.files,
+            self.bytes,
+            self.words,
+            self.unreadable,
+            self.not_utf8,
+        ]
+    }
+
+    pub(crate) fn add(&mut self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Counted { bytes, words } => {
+                self.files += 1;
+                self.bytes += bytes;
+                self.words += words;
+            }
+            Outcome::Unreadable(_) => self.unreadable += 1,
+            Outcome::NotUtf8 => self.not_utf8 += 1,
+        }
+    }
+}

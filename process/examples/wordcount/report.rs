@@ -1,0 +1,92 @@
+//! What the user sees.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::coordinator::Counted;
+use crate::count::{Table, Totals, count_file};
+
+const TOP: usize = 20;
+
+/// Prints the top words, totals, shares and speed.
+pub(crate) fn print(counted: &Counted) {
+    let Counted {
+        table,
+        totals,
+        shares,
+        elapsed,
+    } = counted;
+    let mut words: Vec<_> = table.iter().collect();
+    // By count, then alphabetically: the same list whatever the order of counting was.
+    words.sort_unstable_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
+    for (word, count) in words.iter().take(TOP) {
+        println!("{count:>12}  {word}");
+    }
+    println!(
+        "{} words ({} different) in {} files, {} bytes; {} not UTF-8, {} unreadable",
+        totals.words,
+        table.len(),
+        totals.files,
+        totals.bytes,
+        totals.not_utf8,
+        totals.unreadable
+    );
+    for (i, share) in shares.iter().enumerate() {
+        println!(
+            "worker {}: {} files, {:.1} % of the bytes, {:.2} s of CPU",
+            i + 1,
+            share.files,
+            percent(share.bytes, totals.bytes),
+            share.busy.as_secs_f64()
+        );
+    }
+    let busy: Duration = shares.iter().map(|share| share.busy).sum();
+    println!(
+        "{:.2} s, {:.1} MB/s, about {:.2} times one process (CPU time of the workers / time; \
+         --verify measures it)",
+        elapsed.as_secs_f64(),
+        rate(totals.bytes, *elapsed),
+        ratio(busy, *elapsed)
+    );
+}
+
+/// Counts again in this process alone. `true` if everything agrees.
+pub(crate) fn verify(counted: &Counted, files: &[PathBuf]) -> bool {
+    let start = Instant::now();
+    let mut table = Table::new();
+    let mut totals = Totals::default();
+    for file in files {
+        totals.add(&count_file(file, &mut table));
+    }
+    let alone = start.elapsed();
+    println!(
+        "one process: {:.2} s, {:.1} MB/s; the workers were {:.2} times as fast",
+        alone.as_secs_f64(),
+        rate(totals.bytes, alone),
+        ratio(alone, counted.elapsed)
+    );
+    let agrees = totals == counted.totals && table == counted.table;
+    if agrees {
+        println!("verified: all totals and all {} counts agree", table.len());
+    } else {
+        eprintln!(
+            "wordcount: one process counted {totals:?} and {} different words, the workers {:?} and {}",
+            table.len(),
+            counted.totals,
+            counted.table.len()
+        );
+    }
+    agrees
+}
+
+fn percent(part: u64, whole: u64) -> f64 {
+    100.0 * part as f64 / whole.max(1) as f64
+}
+
+fn rate(bytes: u64, time: Duration) -> f64 {
+    bytes as f64 / 1e6 / time.as_secs_f64().max(1e-9)
+}
+
+fn ratio(a: Duration, b: Duration) -> f64 {
+    a.as_secs_f64() / b.as_secs_f64().max(1e-9)
+}
