@@ -147,7 +147,7 @@ fn finish(control: OwnedFd, outcome: Result<Result<Encoded, Refusal>, Box<dyn An
         // Fails if the parent is gone or does not want to know.
         let _ = wire::send(control.as_fd(), &body, &fds);
     }
-    fork::exit_now(code)
+    fork::exit_flushed(code)
 }
 
 fn message(payload: &(dyn Any + Send)) -> String {
@@ -165,14 +165,17 @@ fn message(payload: &(dyn Any + Send)) -> String {
 /// A thread and not `PR_SET_PDEATHSIG`: that follows the parent's *thread*, and a forkserver's
 /// children have the forkserver for a parent.
 fn die_with(parent: OwnedFd) -> std::io::Result<()> {
-    std::thread::Builder::new()
+    let watcher = std::thread::Builder::new()
         .name("multiprocess-daemon".into())
-        .stack_size(64 << 10)
-        .spawn(move || {
+        .stack_size(64 << 10);
+    fork::without_signals(|| {
+        watcher.spawn(move || {
             // An error would mean that we can no longer tell: stay.
             if let Ok([true]) = pidfd::wait_any([parent.as_fd()], Deadline::NEVER) {
+                // Nothing is flushed: the main thread may hold stdout, or be stuck writing it.
                 fork::exit_now(PARENT_DIED);
             }
-        })?;
+        })
+    })?;
     Ok(())
 }

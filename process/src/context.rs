@@ -174,6 +174,7 @@ impl Context {
     /// [`SpawnError::NotInitialised`], [`SpawnError::System`].
     pub fn forkserver() -> Result<Self, SpawnError> {
         refuse_unclaimed()?;
+        let _starting = registry::starting();
         let server = Server::start(&this_program())?;
         Ok(Self::of(Method::Server(Arc::new(server))))
     }
@@ -256,8 +257,7 @@ impl Context {
     {
         self.prepare()?;
         let entry = entry::of::<F, A, R>(function);
-        let arguments =
-            entry::encode(&args).map_err(|error| SpawnError::Arguments(error.to_string()))?;
+        let arguments = entry::encode(&args).map_err(SpawnError::Arguments)?;
         drop(args);
         if let Method::Fork { .. } = self.method {
             let Encoded { bytes, fds } = arguments;
@@ -326,56 +326,53 @@ impl Context {
 
     /// A process that waits for its call.
     fn start_fresh(&self) -> Result<Started, SpawnError> {
-        let (ours, theirs) = socket::pair(SocketType::STREAM)?;
-        let ours = ParentSocket::new(ours);
-        let server = match &self.method {
-            Method::SharedServer => live_shared_server()?,
-            Method::Server(server) => Arc::clone(server),
+        match &self.method {
+            Method::SharedServer => start_through_shared(),
+            Method::Server(server) => Ok(start_through(server)?),
             Method::Spawn | Method::Fork { .. } => {
+                let _starting = registry::starting();
+                let (ours, theirs) = socket::pair(SocketType::STREAM)?;
+                let ours = ParentSocket::new(ours);
                 let pid = exec::run(&this_program(), theirs.as_fd(), MARKER, ROLE_CHILD)?;
-                return Ok(Started {
+                drop(theirs); // makes room for the pidfd, too
+                Ok(Started {
                     pid,
-                    pidfd: pidfd::open(pid)?,
+                    pidfd: pidfd::open_child(pid)?,
                     control: ours,
                     status: None,
-                });
+                })
             }
-        };
-        let Forked { pid, pidfd, status } = server.fork(theirs)?;
-        Ok(Started {
-            pid,
-            pidfd,
-            control: ours,
-            status: Some(status),
-        })
+        }
     }
 
     fn start_fork<R>(
         &self,
         work: impl FnOnce() -> Result<Encoded, entry::Refusal>,
     ) -> Result<Process<R>, SpawnError> {
-        let (ours, theirs) = socket::pair(SocketType::STREAM)?;
-        let ours = ParentSocket::new(ours);
         let parent: Option<OwnedFd> = if self.daemon {
             Some(pidfd::own()?)
         } else {
             None
         };
         let name = self.next_name();
-        // Neither is left locked in the child by a thread that does not exist there.
-        let (held, server) = (registry::hold(), shared_server());
+        // None is left locked in the child by a thread that does not exist there. In the order
+        // that `registry` lays down.
+        let (streams, quiet) = (fork::Streams::hold(), registry::quiet());
+        let (ours, theirs) = socket::pair(SocketType::STREAM)?;
+        let ours = ParentSocket::new(ours);
+        let (server, held) = (shared_server(), registry::hold());
         // SAFETY: `fork` and `fork_closure` make it their caller's contract; the safe way here
         // is `fork_single_threaded`, whose check (in `prepare`) leaves no other thread that
         // could hold a lock.
         let pid = unsafe { fork::fork() }?;
-        drop((held, server));
+        drop((held, server, quiet, streams));
         if pid == 0 {
             child::run_forked(theirs, parent, work)
         }
         drop(theirs);
         let started = Started {
             pid,
-            pidfd: pidfd::open(pid)?,
+            pidfd: pidfd::open_child(pid)?,
             control: ours,
             status: None,
         };
@@ -402,18 +399,52 @@ fn refuse_threads() -> Result<(), SpawnError> {
     }
 }
 
-/// The shared server, started if there is none, or it died, or it is our parent's.
-fn live_shared_server() -> Result<Arc<Server>, SpawnError> {
+/// A process forked by `server`, which waits for its call.
+fn start_through(server: &Server) -> std::io::Result<Started> {
+    let starting = registry::starting();
+    let (ours, theirs) = socket::pair(SocketType::STREAM)?;
+    let ours = ParentSocket::new(ours);
+    let request = server.request(theirs.as_fd())?;
+    drop((theirs, starting)); // a stopped server holds up this start, and no fork
+    let Forked { pid, pidfd, status } = request.answer()?;
+    Ok(Started {
+        pid,
+        pidfd,
+        control: ours,
+        status: Some(status),
+    })
+}
+
+/// As [`start_through`] the shared server; through a new one if the one we knew dies meanwhile.
+/// A child that the dying one did fork sees its control socket closed, and exits: the second
+/// attempt has a socket of its own.
+fn start_through_shared() -> Result<Started, SpawnError> {
+    let server = live_shared_server(None)?;
+    match start_through(&server) {
+        Err(error) if is_disconnect(&error) => {
+            let next = live_shared_server(Some(&server))?;
+            Ok(start_through(&next)?)
+        }
+        started => Ok(started?),
+    }
+}
+
+/// The shared server, started if there is none, or it died, or it is our parent's, or `dead`.
+fn live_shared_server(dead: Option<&Arc<Server>>) -> Result<Arc<Server>, SpawnError> {
+    let _starting = registry::starting();
     let mut shared = shared_server();
     let own = std::process::id();
     if let Some((starter, server)) = &*shared
         && *starter == own
+        && !dead.is_some_and(|dead| Arc::ptr_eq(dead, server))
         && server.is_alive()
     {
         return Ok(Arc::clone(server));
     }
     let server = Arc::new(Server::start(&this_program())?);
-    *shared = Some((own, Arc::clone(&server)));
+    let old = shared.replace((own, Arc::clone(&server)));
+    drop(shared);
+    drop(old); // may take the registry's lock: not under ours
     Ok(server)
 }
 

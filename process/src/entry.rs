@@ -66,14 +66,22 @@ pub(crate) enum Reply {
 }
 
 /// Serialises a value with its handles.
-pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Encoded, postcard::Error> {
+pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Encoded, Refusal> {
     let (bytes, fds) = transfer::collect(|| postcard::to_stdvec(value));
-    Ok(Encoded { bytes: bytes?, fds })
+    Ok(Encoded {
+        bytes: bytes.map_err(explain)?,
+        fds,
+    })
 }
 
 /// The inverse of [`encode`].
-pub(crate) fn decode<T: DeserializeOwned>(encoded: Encoded) -> Result<T, postcard::Error> {
-    transfer::supply(encoded.fds, || postcard::from_bytes(&encoded.bytes))
+pub(crate) fn decode<T: DeserializeOwned>(encoded: Encoded) -> Result<T, Refusal> {
+    transfer::supply(encoded.fds, || postcard::from_bytes(&encoded.bytes)).map_err(explain)
+}
+
+/// postcard drops the messages of its errors; a handle's is kept beside it.
+fn explain(error: postcard::Error) -> Refusal {
+    transfer::take_refusal().unwrap_or_else(|| error.to_string())
 }
 
 struct Trampoline<F, A, R>(PhantomData<(F, A, R)>);
@@ -109,7 +117,7 @@ where
         // and F is Copy, so conjuring another one duplicates nothing.
         let function = unsafe { NonNull::<F>::dangling().read() };
         let arguments = transfer::supply(fds, || postcard::from_bytes::<A>(bytes))
-            .map_err(|error| format!("the arguments cannot be decoded: {error}"))?;
+            .map_err(|error| format!("the arguments cannot be decoded: {}", explain(error)))?;
         encode(&function(arguments))
             .map_err(|error| format!("the result cannot be encoded: {error}"))
     }

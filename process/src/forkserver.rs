@@ -5,16 +5,17 @@
 //!
 //! One `SOCK_SEQPACKET` pair. A request is one byte with two descriptors: the child's control
 //! socket and a status socket. The answer comes over the status socket: the child's pid (i32)
-//! with its pidfd, and, when the child has ended and was reaped, its exit code (i32). Any
-//! number of threads may send requests: a datagram is whole or not at all.
+//! with its pidfd, or minus the errno of a fork that failed; and, when the child has ended and
+//! was reaped, its exit code (i32). Any number of threads may send requests: a datagram is
+//! whole or not at all.
 //!
 //! # Crash safety
 //!
 //! | killed | what happens |
 //! |---|---|
 //! | a requester, before its request | nothing |
-//! | a requester, after it | the child finds its control socket closed and exits with 70 |
-//! | the last requester | the server sees the end of its socket, reaps its children as they end, and exits |
+//! | a requester, after it | the child finds its control socket closed and exits with 70; so it does if its requester gave up on a dying server |
+//! | the client | the server sees the end of its socket, reaps its children as they end, and exits; daemons among them end at once, and so does it |
 //! | the server | status sockets close: exit codes come from the kernel (`PIDFD_GET_INFO`) or are 255; the next spawn through a default context starts a new server |
 //! | a child | the server reaps it and reports |
 
@@ -27,7 +28,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{RecvFlags, SocketType};
 
 use crate::child::{MARKER, ROLE_FORKSERVER};
-use crate::registry;
+use crate::registry::{self, ParentSocket};
 use crate::sys::{exec, fork, pidfd, socket};
 
 /// Exit code of a server that cannot serve.
@@ -36,8 +37,15 @@ const SETUP_FAILED: i32 = 70;
 /// A running forkserver, as its client sees it. Ends with its last client.
 #[derive(Debug)]
 pub(crate) struct Server {
-    requests: OwnedFd,
+    /// A forked child must not keep it: the server would not see the end of its client.
+    requests: ParentSocket,
     pidfd: Arc<OwnedFd>,
+}
+
+/// A request that was sent.
+#[derive(Debug)]
+pub(crate) struct Request {
+    status: OwnedFd,
 }
 
 /// What a request yields.
@@ -51,10 +59,12 @@ impl Server {
     /// Starts one by running `program` again.
     pub(crate) fn start(program: &CString) -> io::Result<Self> {
         let (ours, theirs) = socket::pair(SocketType::SEQPACKET)?;
+        let requests = ParentSocket::new(ours);
         let pid = exec::run(program, theirs.as_fd(), MARKER, ROLE_FORKSERVER)?;
+        drop(theirs); // makes room for the pidfd, too
         Ok(Self {
-            requests: ours,
-            pidfd: Arc::new(pidfd::open(pid)?),
+            requests,
+            pidfd: Arc::new(pidfd::open_child(pid)?),
         })
     }
 
@@ -62,24 +72,27 @@ impl Server {
         !pidfd::has_ended(self.pidfd.as_fd())
     }
 
-    /// Forks a child that talks over `control`.
-    pub(crate) fn fork(&self, control: OwnedFd) -> io::Result<Forked> {
+    /// Asks for a child that talks over `control`.
+    pub(crate) fn request(&self, control: BorrowedFd<'_>) -> io::Result<Request> {
         let (status, theirs) = socket::pair(SocketType::SEQPACKET)?;
-        let fds = pidfd::both(&control, &theirs);
-        socket::send(self.requests.as_fd(), &[0], &fds)?;
-        drop((control, theirs));
-        let mut pid = [0; 4];
+        socket::send(self.requests.as_fd(), &[0], &[control, theirs.as_fd()])?;
+        Ok(Request { status })
+    }
+}
+
+impl Request {
+    /// Waits for the answer. `BrokenPipe`: the server has ended.
+    pub(crate) fn answer(self) -> io::Result<Forked> {
+        let Self { status } = self;
+        let mut answer = [0; 4];
         let mut fds = Vec::new();
-        let len = socket::receive(status.as_fd(), &mut pid, &mut fds, RecvFlags::empty())?;
-        match (len, fds.pop()) {
-            (4, Some(pidfd)) => Ok(Forked {
-                pid: i32::from_le_bytes(pid),
-                pidfd,
-                status,
-            }),
+        let len = socket::receive(status.as_fd(), &mut answer, &mut fds, RecvFlags::empty())?;
+        match (len, i32::from_le_bytes(answer), fds.pop()) {
+            (4, pid, Some(pidfd)) => Ok(Forked { pid, pidfd, status }),
+            (4, errno, None) if errno < 0 => Err(io::Error::from_raw_os_error(-errno)),
             _ => Err(io::Error::new(
                 io::ErrorKind::BrokenPipe,
-                "the forkserver has ended or cannot fork",
+                "the forkserver has ended",
             )),
         }
     }
@@ -165,6 +178,12 @@ fn report(child: &Child) -> bool {
     }
 }
 
+/// Tells a requester why it gets no child.
+fn refuse(status: &OwnedFd, error: &io::Error) {
+    let errno = error.raw_os_error().unwrap_or(libc::EIO);
+    let _ = socket::send(status.as_fd(), &(-errno).to_le_bytes(), &[]);
+}
+
 /// Handles one request. Returns the socket, or `None` at its end. In the child: never.
 fn answer(requests: OwnedFd, children: &mut Vec<Child>) -> Option<OwnedFd> {
     let mut fds = Vec::new();
@@ -177,9 +196,12 @@ fn answer(requests: OwnedFd, children: &mut Vec<Child>) -> Option<OwnedFd> {
     let (Some(status), Some(control)) = (fds.pop(), fds.pop()) else {
         return Some(requests);
     };
+    let streams = fork::Streams::hold(); // flushes
     // SAFETY: this process has one thread (checked at the start; nothing here starts another),
     // so no lock can be held by a thread that the child lacks.
-    match unsafe { fork::fork() } {
+    let forked = unsafe { fork::fork() };
+    drop(streams);
+    match forked {
         Ok(0) => {
             // SAFETY: sets a disposition, installs no handler.
             unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
@@ -187,22 +209,17 @@ fn answer(requests: OwnedFd, children: &mut Vec<Child>) -> Option<OwnedFd> {
             drop((requests, status));
             crate::child::run(control)
         }
-        Ok(pid) => {
-            if let Ok(pidfd) = pidfd::open(pid)
-                && socket::send(status.as_fd(), &pid.to_le_bytes(), &[pidfd.as_fd()]).is_ok()
-            {
+        Ok(pid) => match pidfd::open_child(pid) {
+            Ok(pidfd) => {
+                // Should the requester be gone, the child finds its control socket closed, and
+                // exits; it is to be reaped all the same.
+                let _ = socket::send(status.as_fd(), &pid.to_le_bytes(), &[pidfd.as_fd()]);
                 children.push(Child { pidfd, status });
-            } else {
-                // Nobody can be told about it: it must not live on unknown.
-                // SAFETY: a child of ours that was not reaped: the pid is its own.
-                unsafe {
-                    libc::kill(pid, libc::SIGKILL);
-                    libc::waitpid(pid, std::ptr::null_mut(), 0);
-                }
             }
-        }
-        // Out of processes or memory: the requester sees its status socket closed.
-        Err(_) => {}
+            Err(error) => refuse(&status, &error),
+        },
+        // Out of processes or memory.
+        Err(error) => refuse(&status, &error),
     }
     Some(requests)
 }

@@ -4,10 +4,11 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use multiprocess_core::{Deadline, Timeout};
 use rustix::io::Errno;
-use rustix::net::RecvFlags;
+use rustix::net::{RecvFlags, Shutdown};
 use rustix::process::Signal;
 use serde::de::DeserializeOwned;
 
@@ -56,8 +57,19 @@ pub struct Process<R> {
     reader: Reader,
     reply: Option<Result<Frame, JoinError>>,
     exit_code: Option<i32>,
+    /// Its forkserver died: until when the kernel is asked for its exit code.
+    orphaned: Option<Deadline>,
     result: PhantomData<fn() -> R>,
 }
+
+/// Between the end of a child and its forkserver's report of it lies a moment, in which the
+/// child is dead and its exit code unknown: a caller that tries once is spared it.
+const REPORT_PATIENCE: Duration = Duration::from_millis(100);
+
+/// How long, after a forkserver's death, its child's new parent may take to reap it. An init
+/// reaps at once; small ones in containers look every second.
+const REAP_PATIENCE: Duration = Duration::from_secs(3);
+const REAP_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What a start method hands over.
 pub(crate) struct Started {
@@ -78,6 +90,7 @@ impl<R> Process<R> {
             reader: Reader::default(),
             reply: None,
             exit_code: None,
+            orphaned: None,
             result: PhantomData,
         }
     }
@@ -105,6 +118,9 @@ impl<R> Process<R> {
     /// The exit code if it has ended: what it passed to `exit`, 0 after a result, 101 after a
     /// panic, 70 if it could not do its work, minus the signal that killed it, and 255 if the
     /// kernel could not tell any more.
+    ///
+    /// A forkserver has 100 ms to report an end; while one is stopped, the end of its child
+    /// shows in [`is_alive`](Self::is_alive) and not here.
     ///
     /// # Errors
     ///
@@ -173,7 +189,11 @@ impl<R> Process<R> {
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
                     self.reply = Some(Err(JoinError::Exited(0)));
                 }
-                Err(error) => self.reply = Some(Err(JoinError::System(error))),
+                Err(error) => {
+                    // The rest cannot be read; the child must not wait for us to do so.
+                    let _ = rustix::net::shutdown(&self.control, Shutdown::Both);
+                    self.reply = Some(Err(JoinError::System(error)));
+                }
             }
         }
         Ok(())
@@ -190,20 +210,58 @@ impl<R> Process<R> {
         }
         let code = match &self.status {
             None => pidfd::reap(self.as_fd())?,
-            Some(status) => Some(self.ask_forkserver(status)?),
+            Some(_) => self.ask_forkserver(deadline)?,
         };
         self.exit_code = code;
         Ok(code)
     }
 
     /// The forkserver reports once it has reaped; if it is dead, the kernel may still know.
-    fn ask_forkserver(&self, status: &OwnedFd) -> std::io::Result<i32> {
+    /// `None`: it is alive and has not reported yet.
+    fn ask_forkserver(&mut self, deadline: Deadline) -> std::io::Result<Option<i32>> {
+        let Some(status) = &self.status else {
+            return Ok(None);
+        };
+        let moment = Deadline::after(REPORT_PATIENCE);
+        let [reported] = pidfd::wait_any([status.as_fd()], later(deadline, moment))?;
+        if !reported {
+            return Ok(None);
+        }
         let mut code = [0; 4];
         let mut fds = Vec::new();
-        match socket::receive(status.as_fd(), &mut code, &mut fds, RecvFlags::empty())? {
-            4 => Ok(i32::from_le_bytes(code)),
-            _ => Ok(pidfd::exit_info(self.as_fd()).unwrap_or(pidfd::UNKNOWN)),
+        match socket::receive(status.as_fd(), &mut code, &mut fds, RecvFlags::DONTWAIT)? {
+            4 => Ok(Some(i32::from_le_bytes(code))),
+            _ => self.ask_kernel(deadline),
         }
+    }
+
+    /// The exit code of an orphan, once its new parent (init) has reaped it.
+    fn ask_kernel(&mut self, deadline: Deadline) -> std::io::Result<Option<i32>> {
+        let lost = *self
+            .orphaned
+            .get_or_insert_with(|| Deadline::after(REAP_PATIENCE));
+        loop {
+            match pidfd::exit_info(self.pidfd.as_fd()) {
+                Ok(Some(code)) => return Ok(Some(code)),
+                Err(_) => return Ok(Some(pidfd::UNKNOWN)),
+                Ok(None) if lost.has_passed() => return Ok(Some(pidfd::UNKNOWN)),
+                Ok(None) if deadline.has_passed() => return Ok(None),
+                Ok(None) => std::thread::sleep(REAP_INTERVAL),
+            }
+        }
+    }
+}
+
+fn later(a: Deadline, b: Deadline) -> Deadline {
+    match (a.nanos(), b.nanos()) {
+        (Some(first), Some(second)) => {
+            if first < second {
+                b
+            } else {
+                a
+            }
+        }
+        _ => Deadline::NEVER,
     }
 }
 
@@ -253,7 +311,7 @@ fn interpret<R: DeserializeOwned>(frame: Frame) -> Result<R, JoinError> {
             bytes,
             fds: frame.fds,
         })
-        .map_err(|error| JoinError::Result(error.to_string())),
+        .map_err(JoinError::Result),
         Reply::Panicked(message) => Err(JoinError::Panicked(message)),
         Reply::Refused(message) => Err(JoinError::Refused(message)),
     }

@@ -3,9 +3,15 @@
 //!
 //! Process-global state, which `process` alone of all crates may have. Taken before a fork and
 //! let go after it on both sides, so that a child never finds it locked.
+//!
+//! # Order of locks
+//!
+//! Standard streams, [`STARTING`], the shared forkserver, [`REGISTRY`]. A thread that holds one
+//! takes none to its left.
 
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::sys::pidfd;
 
@@ -21,8 +27,28 @@ static REGISTRY: Mutex<Registry> = Mutex::new(Registry {
     sockets: Vec::new(),
 });
 
+/// Shared while a start has sockets open that are not in the registry, or belong to the child;
+/// exclusive across a fork, whose child would keep copies of them.
+static STARTING: RwLock<()> = RwLock::new(());
+
+/// Forks wait until it is dropped.
+pub(crate) struct Starting(#[expect(dead_code)] RwLockReadGuard<'static, ()>);
+
+/// Begins a start.
+pub(crate) fn starting() -> Starting {
+    Starting(STARTING.read().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// No start of another thread is under way until it is dropped.
+pub(crate) struct Quiet(#[expect(dead_code)] RwLockWriteGuard<'static, ()>);
+
+/// Waits for the starts that are under way.
+pub(crate) fn quiet() -> Quiet {
+    Quiet(STARTING.write().unwrap_or_else(PoisonError::into_inner))
+}
+
 /// Held across a fork.
-pub(crate) struct Held(#[allow(dead_code)] MutexGuard<'static, Registry>);
+pub(crate) struct Held(#[expect(dead_code)] MutexGuard<'static, Registry>);
 
 fn registry() -> MutexGuard<'static, Registry> {
     // No code that can panic runs under the lock.
@@ -49,19 +75,23 @@ pub(crate) fn reap_detached() {
 /// A socket whose other end belongs to one child, and that no other child may keep open:
 /// the end of a stream would never be seen.
 #[derive(Debug)]
-pub(crate) struct ParentSocket(OwnedFd);
+pub(crate) struct ParentSocket(ManuallyDrop<OwnedFd>);
 
 impl ParentSocket {
     pub(crate) fn new(fd: OwnedFd) -> Self {
         registry().sockets.push(fd.as_raw_fd());
-        Self(fd)
+        Self(ManuallyDrop::new(fd))
     }
 }
 
 impl Drop for ParentSocket {
     fn drop(&mut self) {
         let number = self.0.as_raw_fd();
-        registry().sockets.retain(|other| *other != number);
+        let mut registry = registry();
+        registry.sockets.retain(|other| *other != number);
+        // Closed under the lock: a fork between the two would leave a copy in its child.
+        // SAFETY: `self` is being dropped, so this is the only time, and nobody uses it later.
+        unsafe { ManuallyDrop::drop(&mut self.0) };
     }
 }
 

@@ -18,8 +18,8 @@ use crate::sys::socket::{self, MAX_FDS};
 
 const HEADER: usize = 16;
 
-/// A body grows as it arrives, by at most this much: a header that lies costs no memory.
-const STEP: usize = 1 << 20;
+/// A body's buffer begins at this and doubles as it fills: a header that lies costs no memory.
+const FIRST_STEP: usize = 64 << 10;
 
 /// More descriptors than any process may have open.
 const ABSURD_FDS: usize = 1 << 20;
@@ -73,7 +73,9 @@ pub(crate) struct Reader {
     header_len: usize,
     fds: Vec<OwnedFd>,
     batches: usize,
+    /// `body[..filled]` has arrived.
     body: Vec<u8>,
+    filled: usize,
 }
 
 impl Reader {
@@ -98,14 +100,14 @@ impl Reader {
             }
         } else if self.batches < self.fds_expected().div_ceil(MAX_FDS) {
             self.batches += some(socket, &mut [0], &mut self.fds, flags)?;
-        } else if self.body.len() < self.body_expected()? {
+        } else if self.filled < self.body_expected()? {
             self.read_body(socket, flags)?;
         }
         if self.fds_expected() > ABSURD_FDS {
             return Err(io::Error::other("a frame with absurdly many descriptors"));
         }
         let whole = self.batches == self.fds_expected().div_ceil(MAX_FDS)
-            && self.body.len() == self.body_expected()?;
+            && self.filled == self.body_expected()?;
         if !whole {
             return Ok(None);
         }
@@ -119,15 +121,16 @@ impl Reader {
     }
 
     fn read_body(&mut self, socket: BorrowedFd<'_>, flags: RecvFlags) -> io::Result<()> {
-        let start = self.body.len();
-        let step = (self.body_expected()? - start).min(STEP);
-        self.body
-            .try_reserve(step)
-            .map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-        self.body.resize(start + step, 0);
-        let result = some(socket, &mut self.body[start..], &mut self.fds, flags);
-        self.body.truncate(start + result.as_ref().unwrap_or(&0));
-        result.map(drop)
+        if self.filled == self.body.len() {
+            let rest = self.body_expected()? - self.filled;
+            let step = rest.min(self.filled.max(FIRST_STEP));
+            self.body
+                .try_reserve_exact(step)
+                .map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+            self.body.resize(self.filled + step, 0);
+        }
+        self.filled += some(socket, &mut self.body[self.filled..], &mut self.fds, flags)?;
+        Ok(())
     }
 
     fn body_expected(&self) -> io::Result<usize> {

@@ -34,6 +34,43 @@ thread_local! {
     static OUTGOING: RefCell<Option<Vec<OwnedFd>>> = const { RefCell::new(None) };
     /// Descriptors of the message being deserialised that nobody has claimed yet.
     static INCOMING: RefCell<Option<Vec<Option<OwnedFd>>>> = const { RefCell::new(None) };
+    /// Why the last handle did not travel.
+    static REFUSAL: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Why the last handle on this thread could not be serialised or deserialised; asking clears it.
+///
+/// For formats whose errors carry no message. postcard is one: no descriptor left and a value
+/// that cannot be serialised look the same.
+///
+/// # Examples
+///
+/// ```
+/// use multiprocess_core::atomic::AtomicU64;
+/// use multiprocess_shm::{Shared, transfer};
+///
+/// let value = Shared::new(AtomicU64::new(7))?;
+/// assert!(postcard::to_stdvec(&value).is_err());
+/// assert!(transfer::take_refusal().unwrap().contains("inside a send"));
+/// assert_eq!(transfer::take_refusal(), None);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn take_refusal() -> Option<String> {
+    REFUSAL.take()
+}
+
+fn refuse(why: impl ToString) -> String {
+    let why = why.to_string();
+    REFUSAL.set(Some(why.clone()));
+    why
+}
+
+fn refuse_sending<E: ser::Error>(why: impl ToString) -> E {
+    E::custom(refuse(why))
+}
+
+fn refuse_receiving<E: de::Error>(why: impl ToString) -> E {
+    E::custom(refuse(why))
 }
 
 /// Puts a thread-local back to what it was, also when the closure in between panics.
@@ -65,6 +102,7 @@ impl<T> Drop for Restore<T> {
 /// Calls nest: a handle belongs to the innermost.
 pub fn collect<R>(serialise: impl FnOnce() -> R) -> (R, Vec<OwnedFd>) {
     let scope = Restore::replace(&OUTGOING, Vec::new());
+    REFUSAL.set(None);
     let result = serialise();
     let fds = scope.take().unwrap_or_default();
     (result, fds)
@@ -74,6 +112,7 @@ pub fn collect<R>(serialise: impl FnOnce() -> R) -> (R, Vec<OwnedFd>) {
 /// Those that nobody took are closed.
 pub fn supply<R>(fds: Vec<OwnedFd>, deserialise: impl FnOnce() -> R) -> R {
     let _scope = Restore::replace(&INCOMING, fds.into_iter().map(Some).collect());
+    REFUSAL.set(None);
     deserialise()
 }
 
@@ -104,10 +143,10 @@ impl Fd {
     ) -> Result<S::Ok, S::Error> {
         let index = OUTGOING.with_borrow_mut(|outgoing| {
             let fds = outgoing.as_mut().ok_or_else(|| {
-                ser::Error::custom("a handle can only be serialised inside a send to a process")
+                refuse_sending("a handle can only be serialised inside a send to a process")
             })?;
-            let index = u32::try_from(fds.len()).map_err(ser::Error::custom)?;
-            fds.push(fd.try_clone_to_owned().map_err(ser::Error::custom)?);
+            let index = u32::try_from(fds.len()).map_err(refuse_sending)?;
+            fds.push(fd.try_clone_to_owned().map_err(refuse_sending)?);
             Ok(index)
         })?;
         index.serialize(serializer)
@@ -137,12 +176,12 @@ impl<'de> Deserialize<'de> for Fd {
         let index = u32::deserialize(deserializer)? as usize;
         INCOMING.with_borrow_mut(|incoming| {
             let fds = incoming.as_mut().ok_or_else(|| {
-                de::Error::custom("a handle can only be deserialised from a process's message")
+                refuse_receiving("a handle can only be deserialised from a process's message")
             })?;
             fds.get_mut(index)
                 .and_then(Option::take)
                 .map(Self)
-                .ok_or_else(|| de::Error::custom("a descriptor is missing or was used twice"))
+                .ok_or_else(|| refuse_receiving("a descriptor is missing or was used twice"))
         })
     }
 }
@@ -156,6 +195,6 @@ impl<T: ShmSafe + Send + Sync> Serialize for Shared<T> {
 impl<'de, T: ShmSafe + Send + Sync> Deserialize<'de> for Shared<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let fd = Fd::deserialize(deserializer)?.into_inner();
-        Self::attach(fd).map_err(de::Error::custom)
+        Self::attach(fd).map_err(refuse_receiving)
     }
 }

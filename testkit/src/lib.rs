@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`child`] | run the current test again as another process, in a role |
 //! | [`watchdog`] | a test that hangs says where, and dies |
-//! | [`sweep`] | kill, stop, or preempt a process at each instruction of an operation |
+//! | [`sweep()`] | kill, stop, or preempt a process at each instruction of an operation |
 //!
 //! Dev-dependency only. The crate's `README.md` explains how a sweep works and how to write a
 //! subject for one.

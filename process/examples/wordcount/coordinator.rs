@@ -82,11 +82,7 @@ pub(crate) fn count(
     let mut table = Table::new();
     let mut shares = Vec::new();
     for worker in crew {
-        let (share, part) = dismiss(worker)?;
-        shares.push(share);
-        for (word, count) in part {
-            *table.entry(word).or_insert(0) += count;
-        }
+        shares.push(dismiss(worker, &mut table)?);
     }
     Ok(Counted {
         table,
@@ -224,8 +220,8 @@ impl Worker {
     }
 }
 
-/// Joins a worker that has sent everything.
-fn dismiss(worker: Worker) -> Result<(Share, Table), Failure> {
+/// Joins a worker that has sent everything, and adds its table to the sum.
+fn dismiss(worker: Worker, sum: &mut Table) -> Result<Share, Failure> {
     let (name, pid) = (worker.process.name().to_owned(), worker.process.pid());
     let died = |why: String| Failure::WorkerDied(format!("{name} (pid {pid}): {why}"));
     let share = worker
@@ -233,8 +229,21 @@ fn dismiss(worker: Worker) -> Result<(Share, Table), Failure> {
         .join()
         .map_err(|error: JoinError| died(error.to_string()))?
         .map_err(&died)?;
-    let table = postcard::from_bytes(&worker.table).map_err(|error| died(error.to_string()))?;
-    Ok((share, table))
+    // The words stay where they arrived; only new ones are copied.
+    let part: Vec<(&str, u64)> =
+        postcard::from_bytes(&worker.table).map_err(|error| died(error.to_string()))?;
+    if sum.is_empty() {
+        sum.reserve(part.len());
+    }
+    for (word, count) in part {
+        match sum.get_mut(word) {
+            Some(total) => *total += count,
+            None => {
+                sum.insert(word.into(), count);
+            }
+        }
+    }
+    Ok(share)
 }
 
 fn read_totals(totals: &RawArray<u64>) -> Totals {

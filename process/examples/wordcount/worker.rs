@@ -54,7 +54,8 @@ pub(crate) fn work(mut job: Job) -> Result<Share, String> {
         };
         send(&mut job.results, LINE, line.as_bytes())?;
     }
-    let bytes = postcard::to_stdvec(&table).map_err(|error| error.to_string())?;
+    let entries: Vec<(&str, u64)> = table.iter().map(|(word, n)| (&**word, *n)).collect();
+    let bytes = postcard::to_stdvec(&entries).map_err(|error| error.to_string())?;
     send(&mut job.results, TABLE, &bytes)?;
     Ok(Share {
         files: own.files,

@@ -20,6 +20,21 @@ pub(crate) fn open(pid: i32) -> io::Result<OwnedFd> {
     Ok(pidfd_open(pid, PidfdFlags::empty())?)
 }
 
+/// A descriptor of a child that was started just now. If there is none to be had (`EMFILE`), the
+/// child is killed and reaped: nobody could tell about it.
+pub(crate) fn open_child(pid: i32) -> io::Result<OwnedFd> {
+    open(pid).inspect_err(|error| {
+        if error.raw_os_error() == Some(libc::ESRCH) {
+            return; // ended, and reaped by somebody else: the pid is no longer its own
+        }
+        // SAFETY: our own child, alive or a zombie as ESRCH was ruled out: the pid is its own.
+        unsafe {
+            libc::kill(pid, libc::SIGKILL);
+            libc::waitpid(pid, std::ptr::null_mut(), 0);
+        }
+    })
+}
+
 /// Sends a signal; a process that has ended is not an error.
 pub(crate) fn signal(pidfd: BorrowedFd<'_>, signal: Signal) -> io::Result<()> {
     match pidfd_send_signal(pidfd, signal) {
@@ -64,15 +79,19 @@ pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
             })),
             Err(Errno::INTR) => continue,
             // Somebody else reaped it: SIGCHLD ignored, or a waitpid(-1) of the program's.
-            Err(Errno::CHILD) => Ok(Some(exit_info(pidfd).unwrap_or(UNKNOWN))),
+            Err(Errno::CHILD) => Ok(Some(exit_info(pidfd).ok().flatten().unwrap_or(UNKNOWN))),
             Err(errno) => Err(errno.into()),
         };
     }
 }
 
-/// `PIDFD_GET_INFO` (Linux 6.15): the exit status from any holder of the pidfd, also after the
-/// reap. `None` on older kernels.
-pub(crate) fn exit_info(pidfd: BorrowedFd<'_>) -> Option<i32> {
+/// `PIDFD_GET_INFO` (Linux 6.15): the exit status, for any holder of the pidfd. `None` until the
+/// process has been reaped, by whomever.
+///
+/// # Errors
+///
+/// `ENOTTY`, `EINVAL`: an older kernel, which will not know later either.
+pub(crate) fn exit_info(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
     /// `struct pidfd_info`, 64 bytes (include/uapi/linux/pidfd.h).
     #[repr(C)]
     #[derive(Default)]
@@ -97,14 +116,17 @@ pub(crate) fn exit_info(pidfd: BorrowedFd<'_>) -> Option<i32> {
     // SAFETY: the request's size field says 64 bytes, which is what `info` has; the kernel
     // writes no more than that. On a descriptor that does not know it, it fails with ENOTTY.
     let done = unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_INFO as _, &raw mut info) };
-    if done != 0 || info.mask & EXIT == 0 {
-        return None;
+    if done != 0 {
+        return Err(io::Error::last_os_error());
     }
-    Some(if libc::WIFSIGNALED(info.exit_code) {
+    if info.mask & EXIT == 0 {
+        return Ok(None);
+    }
+    Ok(Some(if libc::WIFSIGNALED(info.exit_code) {
         -libc::WTERMSIG(info.exit_code)
     } else {
         libc::WEXITSTATUS(info.exit_code)
-    })
+    }))
 }
 
 /// A descriptor of this process, for children to watch.
