@@ -36,6 +36,7 @@ pub(crate) fn draw(file: &Path, measured: &[(&Comparison, Outcome)]) -> Result<(
     chart
         .configure_mesh()
         .disable_y_mesh()
+        .label_style(("sans-serif", 15))
         .y_labels(measured.len())
         .y_label_formatter(&name)
         .x_label_formatter(&|x| format!("{x:.2}"))

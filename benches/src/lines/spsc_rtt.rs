@@ -63,14 +63,19 @@ fn carve(stage: &Stage) -> Result<[Region<'_>; 2], Failure> {
 
 /// Nanoseconds per round trip; then [`STOP`].
 #[inline(always)]
-pub(super) fn ping(mut exchange: impl FnMut(u64) -> u64) -> Measured {
+pub(super) fn ping(mut exchange: impl FnMut(u64) -> Result<u64, Failure>) -> Measured {
     let mut value = 0;
+    let mut result = Ok(());
     let nanos = nanos_per_operation(SPAN, ROUNDS, || {
         for _ in 0..ROUNDS {
-            value = exchange(value) + 1;
+            match exchange(value) {
+                Ok(back) => value = back + 1,
+                Err(failure) => return result = Err(failure),
+            }
         }
     });
-    if exchange(STOP) == STOP {
+    result?;
+    if exchange(STOP)? == STOP {
         Ok(nanos)
     } else {
         Err("a message came back changed".into())
@@ -81,7 +86,7 @@ fn near(stage: &Stage) -> Measured {
     let (mut sender, mut receiver) = near_ends(stage)?;
     ping(|value| {
         send(&mut sender, value);
-        receive(&mut receiver)
+        Ok(receive(&mut receiver))
     })
 }
 

@@ -1,0 +1,41 @@
+//! `spsc` and `bytes`, killed, stopped and preempted at every instruction: push, take, pop, the
+//! blocking forms with a sleeping peer, close.
+//!
+//! Shown to fail (`.ci/mutants`): the index published before the message is written, the slot
+//! given back before it is read, a park without inner bound, a close that is not recorded.
+#![cfg(all(not(loom), target_os = "linux"))]
+
+mod harness;
+mod rings;
+
+use harness::{Op, swept};
+use rings::{Bytes, Spsc};
+
+macro_rules! sweeps {
+    ($($name:ident: $op:expr;)*) => {
+        mod spsc {
+            use super::*;
+            $(#[test] fn $name() { swept::<Spsc>($op); })*
+        }
+        mod bytes {
+            use super::*;
+            $(#[test] fn $name() { swept::<Bytes>($op); })*
+        }
+    };
+}
+
+sweeps! {
+    push_into_an_empty_ring: Op::Push { before: 0 };
+    push_across_the_wrap: Op::Push { before: 2 };
+    push_into_a_full_ring: Op::Push { before: 4 };
+    take_and_release: Op::Take { before: 2 };
+    take_from_a_full_ring: Op::Take { before: 4 };
+    pop_by_value: Op::Pop { before: 2 };
+    take_from_an_empty_ring: Op::Take { before: 0 };
+    push_with_a_sleeping_consumer: Op::PushToSleeper;
+    take_with_a_sleeping_producer: Op::TakeWithSleeper;
+    wait_for_a_message: Op::WaitForMessage;
+    wait_for_room: Op::WaitForRoom;
+    close_with_a_sleeping_consumer: Op::CloseProducer;
+    close_with_a_sleeping_producer: Op::CloseConsumer;
+}
