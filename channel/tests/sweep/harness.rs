@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use multiprocess_core::Region;
 use multiprocess_testkit::watchdog::Watchdog;
-use multiprocess_testkit::{Config, Control, Env, Operation, Outcome, Role, Subject, sweep};
+use multiprocess_testkit::{Config, Control, Env, Mode, Operation, Outcome, Role, Subject, sweep};
 
 use crate::rings::{Came, Consumer, Producer, Ring};
 
@@ -38,6 +38,8 @@ pub(crate) enum Op {
 const IN_DOUBT: u64 = 50;
 /// The one that a successor sends.
 const SUCCESSORS: u64 = 60;
+/// The one that a rival sends while the victim stands still.
+const RIVALS: u64 = 61;
 /// Longer than the inner bound, shorter than a hang.
 const PATIENCE: Duration = Duration::from_millis(2000);
 
@@ -185,6 +187,35 @@ impl<R: Ring> Subject for Sweep<R> {
         }
     }
 
+    /// The other end, which acts while the victim stands still: neither end may block the other.
+    fn rivals(&self) -> &[&'static str] {
+        if self.op.has_peer() {
+            &[]
+        } else {
+            &["the other end"]
+        }
+    }
+
+    /// What was taken (0: nothing), or whether a message was accepted.
+    fn rival(&self, env: &Env<'_>, _which: usize) -> u64 {
+        let region = self.region(env);
+        if self.op.victim_produces() {
+            let mut consumer = R::consumer(region, true);
+            let came = consumer.take(Some(Duration::ZERO), &mut |_| ());
+            forget(consumer);
+            match came {
+                Ok(Came::Message(number)) => number,
+                Ok(Came::Nothing) => 0,
+                other => panic!("{other:?}"),
+            }
+        } else {
+            let mut producer = R::producer(region, true);
+            let accepted = producer.try_push(RIVALS);
+            forget(producer);
+            u64::from(accepted)
+        }
+    }
+
     fn has_recovery(&self) -> bool {
         true
     }
@@ -271,29 +302,55 @@ impl<R: Ring> Sweep<R> {
         let seen = note(env.control).load(Relaxed);
         let wrong = |what: &str| Err(format!("{what}: {left:?} left, {seen:#x} seen"));
         match self.op {
-            Op::Push { before: 4 } => match left == before {
-                true => Ok("still full"),
-                false => wrong("a full ring changed"),
-            },
             Op::Push { .. } => {
+                let taken = outcome
+                    .rival
+                    .and_then(|(_, number)| (number > 0).then_some(number));
+                let out: Vec<u64> = taken.into_iter().chain(left.iter().copied()).collect();
                 let sent = [before.as_slice(), &[IN_DOUBT]].concat();
+                let accepted = outcome.completed.then_some(outcome.result == 1);
                 match () {
-                    () if left == sent => Ok("sent"),
-                    () if left == before && !outcome.completed => Ok("not sent"),
+                    () if out == sent && accepted != Some(false) => Ok("sent"),
+                    () if out == before && accepted != Some(true) => {
+                        // Refused only where it was full at some moment.
+                        match accepted.is_none() || before.len() == 4 {
+                            true => Ok("not sent"),
+                            false => wrong("refused with room"),
+                        }
+                    }
                     () => wrong("lost or doubled"),
                 }
             }
-            Op::Take { before: 0 } => match left.is_empty() {
-                true => Ok("still empty"),
-                false => wrong("an empty ring changed"),
-            },
             Op::Take { .. } | Op::Pop { .. } => {
-                let gone = left == &before[1..];
+                let accepted = outcome.rival.is_some_and(|(_, accepted)| accepted == 1);
+                if outcome.rival.is_some() && !accepted && before.len() < 4 {
+                    return wrong("the rival was refused with room");
+                }
+                let stream: Vec<u64> = before
+                    .iter()
+                    .copied()
+                    .chain(accepted.then_some(RIVALS))
+                    .collect();
+                let result = outcome.completed.then_some(outcome.result);
+                let gone = !stream.is_empty() && left == &stream[1..];
                 match () {
-                    () if left == before && !outcome.completed => Ok("not taken"),
-                    () if gone && seen == 1 << 1 => Ok("taken"),
+                    () if left == stream && result.is_none_or(|number| number == 0) => {
+                        // Nothing came only where it was empty at some moment.
+                        match result.is_none() || before.is_empty() {
+                            true => Ok("not taken"),
+                            false => wrong("nothing came of a filled ring"),
+                        }
+                    }
+                    () if gone && seen == 1 << stream[0] => {
+                        match result.is_none_or(|number| number == stream[0]) {
+                            true => Ok("taken"),
+                            false => wrong("another came than was taken"),
+                        }
+                    }
                     // By value is at most once, and says so.
-                    () if gone && matches!(self.op, Op::Pop { .. }) => Ok("lost with its taker"),
+                    () if gone && result.is_none() && matches!(self.op, Op::Pop { .. }) => {
+                        Ok("lost with its taker")
+                    }
                     () => wrong("lost or doubled"),
                 }
             }
@@ -339,10 +396,14 @@ pub(crate) fn swept<R: Ring>(op: Op) {
         ring: R::new(),
         kind: PhantomData,
     };
+    // Recovery is one operation of a successor: those are swept by themselves.
+    let modes = if op.has_peer() {
+        vec![Mode::Kill]
+    } else {
+        vec![Mode::Kill, Mode::Preempt, Mode::PreemptThenKill]
+    };
     let config = Config {
-        // Recovery is one operation of a successor: those are swept by themselves.
-        modes: vec![multiprocess_testkit::Mode::Kill],
-        edges_only: false,
+        modes,
         ..Config::default()
     };
     sweep(&subject, &config).assert_ok();
