@@ -40,5 +40,12 @@ pub use multiprocess_derive::ShmSafe;
 pub use participant::ParticipantId;
 pub use place::{Memory, Place, Region};
 
+/// The trait without the derive macro of the same name, and the macro for the facade.
+#[doc(hidden)]
+pub mod facade {
+    pub use crate::layout::ShmSafe;
+    pub use multiprocess_derive::FacadeShmSafe;
+}
+
 #[cfg(loom)]
 pub use sys::model;

@@ -346,12 +346,10 @@ fn a_spawn_without_descriptors_leaves_no_zombie() {
                 let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
                 (libc::waitid(libc::P_ALL, 0, &mut info, flags), info)
             };
+            // SAFETY: zeroed, and filled in by waitid.
+            let ended = unsafe { info.si_pid() };
             // No child at all, or none that has ended.
-            // SAFETY: filled in by waitid.
-            assert!(
-                found == -1 || unsafe { info.si_pid() } == 0,
-                "limit {limit}"
-            );
+            assert!(found == -1 || ended == 0, "limit {limit}");
         }
         failures
     });

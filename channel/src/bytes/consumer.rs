@@ -235,6 +235,13 @@ impl<M: Memory> Consumer<M> {
         }
     }
 
+    /// How many bytes were given back through this ring so far, headers and padding included, by
+    /// this consumer and those before it, modulo 2^64. A successor that keeps its own count beside
+    /// it learns whether the last record counts.
+    pub fn position(&self) -> u64 {
+        self.head
+    }
+
     /// Bytes the ring holds at most, headers and padding included.
     pub fn capacity(&self) -> u64 {
         self.capacity

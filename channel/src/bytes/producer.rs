@@ -256,6 +256,13 @@ impl<M: Memory> Producer<M> {
         }
     }
 
+    /// How many bytes were sent through this ring so far, headers and padding included, by
+    /// this producer and those before it, modulo 2^64. A successor that keeps its own count beside
+    /// it learns whether the last record counts.
+    pub fn position(&self) -> u64 {
+        self.tail
+    }
+
     /// Bytes the ring holds at most, headers and padding included.
     pub fn capacity(&self) -> u64 {
         self.capacity

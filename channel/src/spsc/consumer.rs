@@ -247,6 +247,12 @@ impl<T: Message, M: Memory> Consumer<T, M> {
         }
     }
 
+    /// How many messages were given back through this ring so far, by this consumer and those before it,
+    /// modulo 2^64: where a successor goes on.
+    pub fn position(&self) -> u64 {
+        self.head
+    }
+
     /// Messages the ring holds at most.
     pub fn capacity(&self) -> u64 {
         self.capacity

@@ -207,6 +207,12 @@ impl<T: Message, M: Memory> Producer<T, M> {
         }
     }
 
+    /// How many messages were sent through this ring so far, by this producer and those before it,
+    /// modulo 2^64: where a successor goes on.
+    pub fn position(&self) -> u64 {
+        self.tail
+    }
+
     /// Messages the ring holds at most.
     pub fn capacity(&self) -> u64 {
         self.capacity

@@ -3,22 +3,51 @@
 
 use proc_macro::TokenStream;
 use quote::quote;
-use syn::{Data, DeriveInput, Error, Fields, parse_macro_input};
+use syn::{Data, DeriveInput, Error, Fields, Path, parse_macro_input, parse_quote};
 
 /// Implements `ShmSafe` for a `repr(C)` or `repr(transparent)` struct of `ShmSafe` fields.
 ///
 /// The layout hash covers the struct's name, its size and alignment, and for each field its
 /// offset and its own layout hash. Enums and unions are refused: a peer could write a
 /// discriminant that does not exist.
-#[proc_macro_derive(ShmSafe)]
+///
+/// A crate that renames or re-exports `multiprocess-core` says where it is:
+/// `#[shm_safe(crate = path::to::core)]`.
+#[proc_macro_derive(ShmSafe, attributes(shm_safe))]
 pub fn derive_shm_safe(input: TokenStream) -> TokenStream {
+    derive(input, parse_quote!(::multiprocess_core))
+}
+
+/// The same for users of the facade crate, `multiprocess`, which have no `multiprocess-core`.
+#[proc_macro_derive(FacadeShmSafe, attributes(shm_safe))]
+pub fn derive_shm_safe_of_facade(input: TokenStream) -> TokenStream {
+    derive(input, parse_quote!(::multiprocess))
+}
+
+fn derive(input: TokenStream, home: Path) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);
-    expand(&input)
+    named_home(&input)
+        .and_then(|named| expand(&input, &named.unwrap_or(home)))
         .unwrap_or_else(Error::into_compile_error)
         .into()
 }
 
-fn expand(input: &DeriveInput) -> syn::Result<proc_macro2::TokenStream> {
+/// The path in `#[shm_safe(crate = path)]`.
+fn named_home(input: &DeriveInput) -> syn::Result<Option<Path>> {
+    let mut home = None;
+    for attr in input.attrs.iter().filter(|a| a.path().is_ident("shm_safe")) {
+        attr.parse_nested_meta(|meta| {
+            if !meta.path.is_ident("crate") {
+                return Err(meta.error("the only option is `crate = path`"));
+            }
+            home = Some(meta.value()?.call(Path::parse_mod_style)?);
+            Ok(())
+        })?;
+    }
+    Ok(home)
+}
+
+fn expand(input: &DeriveInput, home: &Path) -> syn::Result<proc_macro2::TokenStream> {
     let Data::Struct(data) = &input.data else {
         return Err(Error::new_spanned(
             &input.ident,
@@ -36,23 +65,23 @@ fn expand(input: &DeriveInput) -> syn::Result<proc_macro2::TokenStream> {
     let mut generics = input.generics.clone();
     let predicates = &mut generics.make_where_clause().predicates;
     for ty in &types {
-        predicates.push(syn::parse_quote!(#ty: ::multiprocess_core::ShmSafe));
+        predicates.push(parse_quote!(#ty: #home::ShmSafe));
     }
     let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
     Ok(quote! {
         // SAFETY: the macro saw `repr(C)` or `repr(transparent)`; the where clause demands
         // `ShmSafe` of every field, so all bit patterns are valid and nothing is local to a
         // process; `needs_drop` is refused below.
-        unsafe impl #impl_generics ::multiprocess_core::ShmSafe for #name #type_generics #where_clause {
-            const LAYOUT: ::multiprocess_core::LayoutHash = {
+        unsafe impl #impl_generics #home::ShmSafe for #name #type_generics #where_clause {
+            const LAYOUT: #home::LayoutHash = {
                 assert!(
                     !::core::mem::needs_drop::<Self>(),
                     "a ShmSafe type must not need Drop: its bytes go away with the mapping"
                 );
-                ::multiprocess_core::LayoutHash::of_type::<Self>(#text)
+                #home::LayoutHash::of_type::<Self>(#text)
                     #(
                         .mix(::core::mem::offset_of!(Self, #members) as u64)
-                        .mix(<#types as ::multiprocess_core::ShmSafe>::LAYOUT.bits())
+                        .mix(<#types as #home::ShmSafe>::LAYOUT.bits())
                     )*
             };
         }

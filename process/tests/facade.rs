@@ -1,0 +1,36 @@
+//! What a program sees that depends on `multiprocess` alone.
+
+use multiprocess::atomic::{AtomicU64, Ordering::Relaxed};
+use multiprocess::{LayoutHash, Shared, ShmSafe};
+
+#[derive(ShmSafe)]
+#[repr(C)]
+struct Counters {
+    hits: AtomicU64,
+    misses: [AtomicU64; 3],
+}
+
+mod renamed {
+    pub(crate) use multiprocess as ipc;
+
+    #[derive(multiprocess::ShmSafe)]
+    #[shm_safe(crate = crate::renamed::ipc)]
+    #[repr(C)]
+    pub(crate) struct Counters {
+        hits: super::AtomicU64,
+        misses: [super::AtomicU64; 3],
+    }
+}
+
+#[test]
+fn the_facade_derives() {
+    let counters = Shared::new(Counters {
+        hits: AtomicU64::new(1),
+        misses: [const { AtomicU64::new(2) }; 3],
+    })
+    .unwrap();
+    assert_eq!(counters.hits.load(Relaxed), 1);
+    assert_eq!(counters.misses[2].load(Relaxed), 2);
+    let layout: LayoutHash = <Counters as ShmSafe>::LAYOUT;
+    assert_eq!(layout, <renamed::Counters as ShmSafe>::LAYOUT);
+}
