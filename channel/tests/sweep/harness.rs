@@ -249,11 +249,8 @@ impl<R: Ring> Subject for Sweep<R> {
         self.check_peer(outcome)?;
         let mut consumer = R::consumer(region, true);
         let mut left = Vec::new();
-        loop {
-            match consumer.take(Some(Duration::ZERO), &mut |_| ())? {
-                Came::Message(number) => left.push(number),
-                Came::Nothing | Came::Disconnected => break,
-            }
+        while let Came::Message(number) = consumer.take(Some(Duration::ZERO), &mut |_| ())? {
+            left.push(number);
         }
         let fate = self.check_messages(env, outcome, &left)?;
         // The ring is whole again: four messages fit, not five, and come out in order.
