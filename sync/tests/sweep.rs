@@ -86,6 +86,9 @@ enum Op {
     WaitTimesOut,
 }
 
+/// Until a checker calls something lost: far more than any inner bound, on a busy machine too.
+const PATIENCE: Duration = Duration::from_secs(8);
+
 const DEAD_LONG_AGO: ParticipantId = ParticipantId::new(99, 3);
 
 impl Op {
@@ -269,7 +272,7 @@ impl Op {
         }
         // Held by nobody alive: obtainable at once, also with sleepers' wakes lost.
         let guard = lock(env)
-            .lock_as(id(Role::Checker), Duration::from_secs(2))
+            .lock_as(id(Role::Checker), PATIENCE)
             .map_err(|error| format!("blocked: {error}, {:?}", lock(env)))?;
         drop(guard);
         let (first, second) = (
@@ -313,7 +316,7 @@ impl Op {
         }
         event.set();
         event
-            .wait_timeout(Duration::from_secs(2))
+            .wait_timeout(PATIENCE)
             .map_err(|error| error.to_string())?;
         Ok(fate)
     }
