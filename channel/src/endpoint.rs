@@ -215,6 +215,21 @@ impl<S: Side, M: Memory> Endpoint<S, M> {
         ring(S::peer_doorbell(self.control()), self.light)
     }
 
+    /// As [`publish`](Self::publish), where the caller knows that we are light: no look at a flag.
+    #[inline(always)]
+    pub(crate) fn publish_light(&self, index: u64) -> bool {
+        debug_assert!(self.light);
+        // Release pairs with the Acquire load in `peer_index`.
+        self.own().index.store(index, Release);
+        ring(S::peer_doorbell(self.control()), true)
+    }
+
+    /// Whether we publish with light fences.
+    #[inline]
+    pub(crate) fn is_light(&self) -> bool {
+        self.light
+    }
+
     /// Drops the handle without telling the peer: the attach failed.
     pub(crate) fn abandon(self) {
         self.standing.set(Standing::Sent);

@@ -57,8 +57,10 @@ pub struct Consumer<T, M: Memory = Segment> {
     head: u64,
     /// The first index that is not known to be published.
     limit: Cell<u64>,
+    /// `limit` once we publish with light fences; `head` before: then there is no fast path.
+    light_limit: Cell<u64>,
     /// A message was copied by `peek` and not given back yet.
-    peeked: bool,
+    peeked: u64,
 }
 
 // SAFETY: the slots lie in the endpoint's memory, which moves along; messages are plain data.
@@ -99,7 +101,8 @@ impl<T: Message, M: Memory> Consumer<T, M> {
             capacity,
             head,
             limit: Cell::new(head),
-            peeked: false,
+            light_limit: Cell::new(head),
+            peeked: head.wrapping_sub(1),
         })
     }
 
@@ -110,6 +113,11 @@ impl<T: Message, M: Memory> Consumer<T, M> {
     /// [`TryRecvError`].
     #[inline]
     pub fn try_pop(&mut self) -> Result<T, TryRecvError> {
+        if self.head != self.light_limit.get() {
+            let value = self.read();
+            self.advance_light();
+            return Ok(value);
+        }
         if self.head == self.limit.get() {
             self.look()?;
         }
@@ -135,7 +143,15 @@ impl<T: Message, M: Memory> Consumer<T, M> {
     /// [`RecvError`].
     #[inline]
     pub fn pop_timeout(&mut self, timeout: impl Into<Timeout>) -> Result<T, RecvError> {
-        let value = self.peek_timeout(timeout)?;
+        if self.head != self.light_limit.get() {
+            let value = self.read();
+            self.advance_light();
+            return Ok(value);
+        }
+        if self.head == self.limit.get() {
+            self.wait_for_message(timeout.into())?;
+        }
+        let value = self.read();
         self.advance();
         Ok(value)
     }
@@ -150,7 +166,7 @@ impl<T: Message, M: Memory> Consumer<T, M> {
         if self.head == self.limit.get() {
             self.look()?;
         }
-        self.peeked = true;
+        self.peeked = self.head;
         Ok(self.read())
     }
 
@@ -164,7 +180,7 @@ impl<T: Message, M: Memory> Consumer<T, M> {
         if self.head == self.limit.get() {
             self.wait_for_message(timeout.into())?;
         }
-        self.peeked = true;
+        self.peeked = self.head;
         Ok(self.read())
     }
 
@@ -173,7 +189,7 @@ impl<T: Message, M: Memory> Consumer<T, M> {
     #[inline]
     pub fn release(&mut self) -> bool {
         // The second condition fails if this end was closed or sent meanwhile.
-        let given_back = self.peeked && self.head != self.limit.get();
+        let given_back = self.peeked == self.head && self.head != self.limit.get();
         if given_back {
             self.advance();
         }
@@ -195,12 +211,21 @@ impl<T: Message, M: Memory> Consumer<T, M> {
     }
 
     /// Steps 7 and 8.
-    #[inline(always)]
+    #[inline]
     fn advance(&mut self) {
-        self.peeked = false;
         self.head = self.head.wrapping_add(1);
         // A producer that has gone needs no further look: what it sent is still read.
         let _ = self.endpoint.publish(self.head);
+        if !self.endpoint.is_light() {
+            self.light_limit.set(self.head); // every pop takes the slow path
+        }
+    }
+
+    /// Steps 7 and 8 while `head` is below a `limit` that was there before: we are light, too.
+    #[inline(always)]
+    fn advance_light(&mut self) {
+        self.head = self.head.wrapping_add(1);
+        let _ = self.endpoint.publish_light(self.head);
     }
 
     /// Step 5: reloads the producer's index.
@@ -210,21 +235,26 @@ impl<T: Message, M: Memory> Consumer<T, M> {
             return Err(TryRecvError::Disconnected);
         }
         self.endpoint.lighten();
-        // Asked before the index is loaded: what was published before the close is seen.
-        let gone = self.endpoint.peer_is_gone();
-        let tail = self.endpoint.peer_index();
+        let mut tail = self.endpoint.peer_index();
+        if tail == self.head {
+            if self.endpoint.peer_is_gone() {
+                // What was published before the close is seen.
+                tail = self.endpoint.peer_index();
+                if tail == self.head {
+                    return Err(TryRecvError::Disconnected);
+                }
+            } else {
+                return Err(TryRecvError::Empty);
+            }
+        }
         let there = tail.wrapping_sub(self.head);
         if there > self.capacity {
             return Err(TryRecvError::Corrupt);
         }
-        if there == 0 {
-            return Err(if gone {
-                TryRecvError::Disconnected
-            } else {
-                TryRecvError::Empty
-            });
-        }
         self.limit.set(tail);
+        if self.endpoint.is_light() {
+            self.light_limit.set(tail);
+        }
         Ok(())
     }
 
@@ -277,7 +307,12 @@ impl<T: Message, M: Memory> Consumer<T, M> {
     /// Takes nothing more: the producer is disconnected. Idempotent; dropping does the same.
     pub fn close(&mut self) {
         self.endpoint.close();
+        self.forget_messages();
+    }
+
+    fn forget_messages(&self) {
         self.limit.set(self.head);
+        self.light_limit.set(self.head);
     }
 
     /// Spins at most `pauses` pauses before it sleeps; 0 sleeps at once.
@@ -295,7 +330,7 @@ impl<T: Message, M: Memory> Consumer<T, M> {
 
     #[cfg(feature = "serde")]
     pub(crate) fn give_away(&self) -> bool {
-        self.limit.set(self.head); // the next look finds out
+        self.forget_messages(); // the next look finds out
         self.endpoint.give_away()
     }
 }

@@ -100,17 +100,19 @@ impl<T: Message, M: Memory> Producer<T, M> {
     /// [`TrySendError`], with the value.
     #[inline]
     pub fn try_push(&mut self, value: T) -> Result<(), TrySendError<T>> {
-        if self.tail == self.limit.get()
-            && let Err(error) = self.make_room()
-        {
-            return Err(match error {
-                NoRoom::Full => TrySendError::Full(value),
-                NoRoom::Disconnected => TrySendError::Disconnected(value),
-                NoRoom::Corrupt => TrySendError::Corrupt(value),
-            });
+        if self.tail != self.limit.get() {
+            self.write_light(value);
+            return Ok(());
         }
-        self.write(value);
-        Ok(())
+        match self.make_room() {
+            Ok(()) => {
+                self.write(value);
+                Ok(())
+            }
+            Err(NoRoom::Full) => Err(TrySendError::Full(value)),
+            Err(NoRoom::Disconnected) => Err(TrySendError::Disconnected(value)),
+            Err(NoRoom::Corrupt) => Err(TrySendError::Corrupt(value)),
+        }
     }
 
     /// Sends `value`, waiting for a free slot as long as it takes.
@@ -134,9 +136,11 @@ impl<T: Message, M: Memory> Producer<T, M> {
         value: T,
         timeout: impl Into<Timeout>,
     ) -> Result<(), SendError<T>> {
-        if self.tail == self.limit.get()
-            && let Err(error) = self.wait_for_room(timeout.into())
-        {
+        if self.tail != self.limit.get() {
+            self.write_light(value);
+            return Ok(());
+        }
+        if let Err(error) = self.wait_for_room(timeout.into()) {
             return Err(match error {
                 Stop::Timeout => SendError::Timeout(value),
                 Stop::Disconnected => SendError::Disconnected(value),
@@ -148,9 +152,28 @@ impl<T: Message, M: Memory> Producer<T, M> {
         Ok(())
     }
 
-    /// Steps 2 to 4. Only called while `tail` is below `limit`.
-    #[inline(always)]
+    /// Steps 2 to 4, after `make_room`.
+    #[inline]
     fn write(&mut self, value: T) {
+        self.fill(value);
+        // Without light fences there is no fast path: every push comes by `make_room`.
+        if self.endpoint.publish(self.tail) || !self.endpoint.is_light() {
+            self.limit.set(self.tail);
+        }
+    }
+
+    /// Steps 2 to 4 while `tail` is below `limit`, which means that we are light, too.
+    #[inline(always)]
+    fn write_light(&mut self, value: T) {
+        self.fill(value);
+        if self.endpoint.publish_light(self.tail) {
+            self.limit.set(self.tail); // the consumer has closed: find out in `make_room`
+        }
+    }
+
+    /// Step 2. Only called while `tail` is below `limit`.
+    #[inline(always)]
+    fn fill(&mut self, value: T) {
         let index = (self.tail & (self.capacity - 1)) as usize;
         // SAFETY: `index < capacity`, for which the region was checked at attach.
         let slot = unsafe { self.slots.add(index).as_ref() };
@@ -160,9 +183,6 @@ impl<T: Message, M: Memory> Producer<T, M> {
             unsafe { slot.write(MaybeUninit::new(value)) }
         });
         self.tail = self.tail.wrapping_add(1);
-        if self.endpoint.publish(self.tail) {
-            self.limit.set(self.tail); // the consumer has closed: find out in `make_room`
-        }
     }
 
     /// Step 1: reloads the consumer's index.
