@@ -2,7 +2,7 @@
 //! blocking forms with a sleeping peer, close.
 //!
 //! Shown to fail (`.ci/mutants`): the index published before the message is written, the slot
-//! given back before it is read, a park without inner bound, a close that is not recorded.
+//! given back before it is read, a close that is not recorded.
 #![cfg(all(not(loom), target_os = "linux"))]
 
 mod harness;
