@@ -155,7 +155,7 @@ fn signal(pid: i32, signal: i32) {
 /// A run of three workers, stopped in the middle; all its processes, and its workers.
 fn stopped_run(directory: &Path, method: &str) -> (Child, Vec<i32>, Vec<i32>) {
     loop {
-        let child = wordcount(directory)
+        let mut child = wordcount(directory)
             .args(["--workers", "3", "--start-method", method])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -174,6 +174,7 @@ fn stopped_run(directory: &Path, method: &str) -> (Child, Vec<i32>, Vec<i32>) {
             }
             signal(pid, libc::SIGCONT);
             if parent_of(pid).is_none() {
+                child.wait().unwrap();
                 break; // it was faster than we: again
             }
             std::thread::sleep(Duration::from_millis(1));
