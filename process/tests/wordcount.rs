@@ -153,6 +153,10 @@ fn signal(pid: i32, signal: i32) {
 }
 
 /// A run of three workers, stopped in the middle; all its processes, and its workers.
+#[expect(
+    clippy::zombie_processes,
+    reason = "the caller waits for what is returned"
+)]
 fn stopped_run(directory: &Path, method: &str) -> (Child, Vec<i32>, Vec<i32>) {
     loop {
         let mut child = wordcount(directory)
