@@ -210,8 +210,7 @@ impl<S: Side, M: Memory> Endpoint<S, M> {
     /// Moves our index and wakes the peer. `true` if the peer has closed its end.
     #[inline(always)]
     pub(crate) fn publish(&self, index: u64) -> bool {
-        // Release pairs with the Acquire load in `peer_index`.
-        self.own().index.store(index, Release);
+        self.store_index(index);
         ring(S::peer_doorbell(self.control()), self.light)
     }
 
@@ -219,9 +218,14 @@ impl<S: Side, M: Memory> Endpoint<S, M> {
     #[inline(always)]
     pub(crate) fn publish_light(&self, index: u64) -> bool {
         debug_assert!(self.light);
+        self.store_index(index);
+        ring(S::peer_doorbell(self.control()), true)
+    }
+
+    #[inline(always)]
+    fn store_index(&self, index: u64) {
         // Release pairs with the Acquire load in `peer_index`.
         self.own().index.store(index, Release);
-        ring(S::peer_doorbell(self.control()), true)
     }
 
     /// Whether we publish with light fences.
