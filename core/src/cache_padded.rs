@@ -55,4 +55,13 @@ impl<T> DerefMut for CachePadded<T> {
 // SAFETY: `repr(C)` around one `ShmSafe` field at offset 0; the padding is never read.
 unsafe impl<T: ShmSafe> ShmSafe for CachePadded<T> {
     const LAYOUT: LayoutHash = LayoutHash::of("CachePadded").mix(T::LAYOUT.bits());
+
+    unsafe fn placed(&self) {
+        // SAFETY: the caller's word holds for every part.
+        unsafe { self.0.placed() };
+    }
+
+    fn may_unmap(&self) -> bool {
+        self.0.may_unmap()
+    }
 }

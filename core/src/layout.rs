@@ -94,6 +94,24 @@ impl LayoutHash {
 pub unsafe trait ShmSafe: Sized + 'static {
     /// Names this type and everything its layout depends on.
     const LAYOUT: LayoutHash;
+
+    /// Tells the value that it lies in shared memory, where it will stay: a robust lock joins the
+    /// kernel's list of its holder only then, because that list holds addresses.
+    ///
+    /// Idempotent. A value that is never told works, but a holder's death is then seen by
+    /// participant liveness alone. Structs pass it on to their fields.
+    ///
+    /// # Safety
+    ///
+    /// From now on the value must not move, and its memory must stay mapped in every process
+    /// while [`may_unmap`](Self::may_unmap) is false there.
+    unsafe fn placed(&self) {}
+
+    /// Whether this process may unmap the value: not while one of its threads holds a lock in it
+    /// that it has forgotten to release. Asked when nobody in this process uses the value.
+    fn may_unmap(&self) -> bool {
+        true
+    }
 }
 
 macro_rules! number_types {
@@ -143,6 +161,17 @@ mod more_atomics {
 // SAFETY: an array adds no padding between elements that are ShmSafe themselves.
 unsafe impl<T: ShmSafe, const N: usize> ShmSafe for [T; N] {
     const LAYOUT: LayoutHash = LayoutHash::of("array").mix(N as u64).mix(T::LAYOUT.bits());
+
+    unsafe fn placed(&self) {
+        for element in self {
+            // SAFETY: the caller's word holds for every part.
+            unsafe { element.placed() };
+        }
+    }
+
+    fn may_unmap(&self) -> bool {
+        self.iter().all(T::may_unmap)
+    }
 }
 
 // SAFETY: no bytes at all.

@@ -8,16 +8,20 @@
 //! | [`Deadline`], [`Timeout`] | monotonic time |
 //! | [`spin`] | how long to spin before parking |
 //! | [`ShmSafe`], [`Place`], [`Region`], [`Memory`] | what may lie in shared memory, and how it is laid out, initialised and attached |
-//! | [`ParticipantId`] | who holds a lock or a slot |
+//! | [`ParticipantId`], [`Peers`] | who holds a lock or a slot, and who is alive |
+//! | [`thread`] | a thread's id, its list of robust locks, and whether a fork made them stale |
 //! | [`copy`] | copies out of memory that a peer may write at the same time |
 //!
-//! `no_std`, no allocation, no libc on Linux, no threads, no signal handlers. The crate's
+//! `no_std`, no allocation, no libc on Linux, no threads, no signal handlers. Feature `std` adds
+//! [`thread::Thread::current`]. The crate's
 //! `README.md` is its design document.
 #![no_std]
 #![warn(clippy::unnecessary_safety_comment)]
 
 // `#[derive(ShmSafe)]` writes `::multiprocess_core::...`; inside this crate that is us.
 extern crate self as multiprocess_core;
+#[cfg(feature = "std")]
+extern crate std;
 
 pub mod asymmetric;
 pub mod atomic;
@@ -28,9 +32,11 @@ mod error;
 mod layout;
 pub mod park;
 mod participant;
+mod peers;
 mod place;
 pub mod spin;
 mod sys;
+pub mod thread;
 
 pub use cache_padded::CachePadded;
 pub use deadline::{Deadline, Timeout};
@@ -38,6 +44,7 @@ pub use error::{AttachError, CreateError, Errno};
 pub use layout::{LayoutHash, ShmSafe};
 pub use multiprocess_derive::ShmSafe;
 pub use participant::ParticipantId;
+pub use peers::Peers;
 pub use place::{Memory, Place, Region};
 
 /// The trait without the derive macro of the same name, and the macro for the facade.

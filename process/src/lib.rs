@@ -59,9 +59,11 @@ pub use raw::{OutOfBounds, Plain, RawArray, RawValue};
 // The floors below.
 pub use multiprocess_channel::{self as channel, bytes, spsc};
 pub use multiprocess_core::{
-    AttachError, CreateError, Deadline, LayoutHash, ParticipantId, ShmSafe, Timeout, atomic,
+    AttachError, CreateError, Deadline, LayoutHash, ParticipantId, Peers, ShmSafe, Timeout, atomic,
+    thread,
 };
 pub use multiprocess_shm::{Mapping, Segment, Shared, transfer};
 pub use multiprocess_sync::{
-    Event, Lock, LockError, LockGuard, NotLocked, TryLockError, WaitError,
+    Condition, Event, Lock, LockError, LockGuard, Mutex, MutexGuard, NotLocked, NotOwner, RLock,
+    RLockGuard, RawMutex, TryLockError, WaitError,
 };

@@ -3,6 +3,7 @@
 use std::alloc::Layout;
 use std::fmt;
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -45,7 +46,7 @@ use crate::Segment;
 ///
 /// A child shares the value. Its copies of the handles are its own.
 pub struct Shared<T> {
-    segment: Arc<Segment>,
+    segment: Arc<Held>,
     value: PhantomData<Arc<T>>,
 }
 
@@ -70,10 +71,13 @@ impl<T: ShmSafe + Send + Sync> Shared<T> {
             unsafe { bytes.base().cast::<T>().write(value) };
             Ok(())
         })?;
-        Ok(Self {
-            segment: Arc::new(segment),
+        let shared = Self {
+            segment: Held::new::<T>(segment),
             value: PhantomData,
-        })
+        };
+        // SAFETY: it lies in the segment for good; `Held` asks before it unmaps.
+        unsafe { shared.placed() };
+        Ok(shared)
     }
 
     /// Attaches to the value behind a descriptor that came from [`as_fd`](AsFd::as_fd).
@@ -92,10 +96,47 @@ impl<T: ShmSafe + Send + Sync> Shared<T> {
                 have: bytes.len() as u64,
             })?;
         Ok(Self {
-            segment: Arc::new(segment),
+            segment: Held::new::<T>(segment),
             value: PhantomData,
         })
     }
+}
+
+/// Unmaps its segment, unless a thread of this process has forgotten a lock in it: the kernel,
+/// and that thread's next robust lock, go by the address.
+struct Held {
+    segment: ManuallyDrop<Segment>,
+    may_unmap: fn(&Segment) -> bool,
+}
+
+impl Held {
+    fn new<T: ShmSafe>(segment: Segment) -> Arc<Self> {
+        Arc::new(Self {
+            segment: ManuallyDrop::new(segment),
+            // SAFETY: the segment is that of a `Shared<T>`, which checked size and alignment.
+            may_unmap: |segment| unsafe { value::<T>(segment) }.may_unmap(),
+        })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if (self.may_unmap)(&self.segment) {
+            // SAFETY: dropped once, here, and not used afterwards.
+            unsafe { ManuallyDrop::drop(&mut self.segment) };
+        }
+    }
+}
+
+/// # Safety
+///
+/// The segment's payload must be large enough for a T, and aligned for it.
+#[inline]
+unsafe fn value<T: ShmSafe>(segment: &Segment) -> &T {
+    // SAFETY: the caller's word for size and alignment; T is `ShmSafe`, so any bytes are a valid
+    // T; the segment stays mapped while it is borrowed. Peers write the value through T's own
+    // atomics only (trusting).
+    unsafe { segment.payload().base().cast::<T>().as_ref() }
 }
 
 impl<T> Shared<T> {
@@ -105,15 +146,13 @@ impl<T> Shared<T> {
     }
 }
 
-impl<T> Deref for Shared<T> {
+impl<T: ShmSafe> Deref for Shared<T> {
     type Target = T;
 
     #[inline]
     fn deref(&self) -> &T {
-        // SAFETY: `new` and `attach`, the only ways to a `Shared`, checked size and alignment
-        // of the payload for T; T is `ShmSafe`, so any bytes are a valid T; the segment stays
-        // mapped while `self` lives. Peers write it through T's own atomics only (trusting).
-        unsafe { self.segment.payload().base().cast::<T>().as_ref() }
+        // SAFETY: `new` and `attach`, the only ways to a `Shared`, checked size and alignment.
+        unsafe { value(&self.segment.segment) }
     }
 }
 
@@ -128,11 +167,11 @@ impl<T> Clone for Shared<T> {
 
 impl<T> AsFd for Shared<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.segment.as_fd()
+        self.segment.segment.as_fd()
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for Shared<T> {
+impl<T: ShmSafe + fmt::Debug> fmt::Debug for Shared<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Shared").field(&**self).finish()
     }

@@ -4,52 +4,198 @@ use core::fmt;
 
 use multiprocess_core::Errno;
 
-/// Why [`Lock::lock`](crate::Lock::lock) and its timed form gave up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why a lock was not taken, or not simply taken, within the time given.
+///
+/// `G` is the guard: [`OwnerDied`](Self::OwnerDied) carries it, because then the caller *has*
+/// the lock. Two errors of one kind compare equal, whatever their guards.
+///
+/// # Examples
+///
+/// The one right way to handle it: repair, then say so.
+///
+/// ```
+/// use multiprocess_sync::{LockError, Mutex};
+///
+/// # fn repair(_: &mut u32) {}
+/// static COUNT: Mutex<u32> = Mutex::new(0);
+///
+/// let mut guard = match COUNT.lock() {
+///     Ok(guard) => guard,
+///     Err(LockError::OwnerDied(mut guard)) => {
+///         repair(&mut guard);
+///         guard.mark_consistent();
+///         guard
+///     }
+///     Err(error) => return Err(error.into()),
+/// };
+/// *guard += 1;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[non_exhaustive]
-pub enum LockError {
+pub enum LockError<G> {
+    /// The lock is yours, and its last owner died with it: what it guards may be half-written.
+    OwnerDied(G),
+    /// An owner died, and whoever got the lock next released it without declaring what it guards
+    /// consistent again. For good.
+    NotRecoverable,
     /// The timeout passed first.
     Timeout,
+    /// The calling thread has it already.
+    Deadlock,
+    /// The thread holds as many robust locks as the kernel would find when it dies, and nobody
+    /// else could tell of its death.
+    TooManyHeld,
     /// The word holds bits that no party of this protocol writes.
     Corrupt,
     /// The kernel refused to let us sleep on the word.
     System(Errno),
 }
 
-impl fmt::Display for LockError {
+impl<G> LockError<G> {
+    /// The same error about another guard.
+    pub fn map<H>(self, f: impl FnOnce(G) -> H) -> LockError<H> {
+        match self {
+            Self::OwnerDied(guard) => LockError::OwnerDied(f(guard)),
+            Self::NotRecoverable => LockError::NotRecoverable,
+            Self::Timeout => LockError::Timeout,
+            Self::Deadlock => LockError::Deadlock,
+            Self::TooManyHeld => LockError::TooManyHeld,
+            Self::Corrupt => LockError::Corrupt,
+            Self::System(errno) => LockError::System(errno),
+        }
+    }
+
+    /// The guard, if the lock was taken from a dead owner.
+    pub fn into_guard(self) -> Option<G> {
+        match self {
+            Self::OwnerDied(guard) => Some(guard),
+            _ => None,
+        }
+    }
+
+    fn kind(&self) -> LockError<()> {
+        match self {
+            Self::OwnerDied(_) => LockError::OwnerDied(()),
+            Self::NotRecoverable => LockError::NotRecoverable,
+            Self::Timeout => LockError::Timeout,
+            Self::Deadlock => LockError::Deadlock,
+            Self::TooManyHeld => LockError::TooManyHeld,
+            Self::Corrupt => LockError::Corrupt,
+            Self::System(errno) => LockError::System(*errno),
+        }
+    }
+}
+
+impl<G> PartialEq for LockError<G> {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::System(a), Self::System(b)) => a == b,
+            _ => core::mem::discriminant(self) == core::mem::discriminant(other),
+        }
+    }
+}
+
+impl<G> fmt::Debug for LockError<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind() {
+            LockError::OwnerDied(()) => f.write_str("OwnerDied(..)"),
+            LockError::NotRecoverable => f.write_str("NotRecoverable"),
+            LockError::Timeout => f.write_str("Timeout"),
+            LockError::Deadlock => f.write_str("Deadlock"),
+            LockError::TooManyHeld => f.write_str("TooManyHeld"),
+            LockError::Corrupt => f.write_str("Corrupt"),
+            LockError::System(errno) => f.debug_tuple("System").field(&errno).finish(),
+        }
+    }
+}
+
+impl<G> fmt::Display for LockError<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::OwnerDied(_) => f.write_str("the lock's owner died while it held it"),
+            Self::NotRecoverable => {
+                f.write_str("the lock's owner died, and nobody repaired what it guards")
+            }
             Self::Timeout => f.write_str("timed out waiting for the lock"),
+            Self::Deadlock => f.write_str("this thread holds the lock already"),
+            Self::TooManyHeld => f.write_str("this thread holds too many robust locks"),
             Self::Corrupt => f.write_str("the lock word is corrupt"),
             Self::System(errno) => write!(f, "waiting for the lock: {errno}"),
         }
     }
 }
 
-impl core::error::Error for LockError {}
+impl<G> core::error::Error for LockError<G> {}
 
-/// Why [`Lock::try_lock`](crate::Lock::try_lock) did not lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why a lock was not taken, or not simply taken, at once. As [`LockError`], which see.
 #[non_exhaustive]
-pub enum TryLockError {
+pub enum TryLockError<G> {
     /// Somebody holds it.
     WouldBlock,
+    /// The lock is yours, and its last owner died with it.
+    OwnerDied(G),
+    /// An owner died, and nobody repaired what it guarded.
+    NotRecoverable,
+    /// The thread holds as many robust locks as the kernel would find when it dies.
+    TooManyHeld,
     /// The word holds bits that no party of this protocol writes.
     Corrupt,
 }
 
-impl fmt::Display for TryLockError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl<G> TryLockError<G> {
+    /// The guard, if the lock was taken from a dead owner.
+    pub fn into_guard(self) -> Option<G> {
         match self {
-            Self::WouldBlock => f.write_str("the lock is held"),
-            Self::Corrupt => f.write_str("the lock word is corrupt"),
+            Self::OwnerDied(guard) => Some(guard),
+            _ => None,
+        }
+    }
+
+    /// What a blocking call with a timeout of zero says, said by a `try_` call.
+    pub(crate) fn from_timed(error: LockError<G>) -> Self {
+        match error {
+            LockError::OwnerDied(guard) => Self::OwnerDied(guard),
+            LockError::NotRecoverable => Self::NotRecoverable,
+            LockError::TooManyHeld => Self::TooManyHeld,
+            LockError::Corrupt => Self::Corrupt,
+            LockError::Timeout | LockError::Deadlock | LockError::System(_) => Self::WouldBlock,
         }
     }
 }
 
-impl core::error::Error for TryLockError {}
+impl<G> PartialEq for TryLockError<G> {
+    fn eq(&self, other: &Self) -> bool {
+        core::mem::discriminant(self) == core::mem::discriminant(other)
+    }
+}
 
-/// [`Lock::release`](crate::Lock::release) found the lock free. Nothing was changed.
+impl<G> fmt::Debug for TryLockError<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::WouldBlock => "WouldBlock",
+            Self::OwnerDied(_) => "OwnerDied(..)",
+            Self::NotRecoverable => "NotRecoverable",
+            Self::TooManyHeld => "TooManyHeld",
+            Self::Corrupt => "Corrupt",
+        })
+    }
+}
+
+impl<G> fmt::Display for TryLockError<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::WouldBlock => "the lock is held",
+            Self::OwnerDied(_) => "the lock's owner died while it held it",
+            Self::NotRecoverable => "the lock's owner died, and nobody repaired what it guards",
+            Self::TooManyHeld => "this thread holds too many robust locks",
+            Self::Corrupt => "the lock word is corrupt",
+        })
+    }
+}
+
+impl<G> core::error::Error for TryLockError<G> {}
+
+/// A lock was to be released that nobody held. Nothing was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotLocked;
 
@@ -61,12 +207,26 @@ impl fmt::Display for NotLocked {
 
 impl core::error::Error for NotLocked {}
 
-/// Why a wait for an event ended without the event.
+/// A lock was to be released that the caller does not own. Nothing was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotOwner;
+
+impl fmt::Display for NotOwner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the lock is not owned by this thread")
+    }
+}
+
+impl core::error::Error for NotOwner {}
+
+/// Why a wait ended without what was waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WaitError {
     /// The timeout passed first.
     Timeout,
+    /// The word holds bits that no party of this protocol writes.
+    Corrupt,
     /// The kernel refused to let us sleep on the word.
     System(Errno),
 }
@@ -74,8 +234,9 @@ pub enum WaitError {
 impl fmt::Display for WaitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Timeout => f.write_str("timed out waiting for the event"),
-            Self::System(errno) => write!(f, "waiting for the event: {errno}"),
+            Self::Timeout => f.write_str("timed out waiting"),
+            Self::Corrupt => f.write_str("the word waited on is corrupt"),
+            Self::System(errno) => write!(f, "waiting: {errno}"),
         }
     }
 }

@@ -7,10 +7,18 @@
 #![no_std]
 #![warn(clippy::unnecessary_safety_comment)]
 
+mod condition;
 mod error;
 mod event;
 mod lock;
+mod mutex;
+mod raw_mutex;
+mod rlock;
 
-pub use error::{LockError, NotLocked, TryLockError, WaitError};
+pub use condition::{Condition, ConditionGuard};
+pub use error::{LockError, NotLocked, NotOwner, TryLockError, WaitError};
 pub use event::Event;
 pub use lock::{Lock, LockGuard};
+pub use mutex::{Mutex, MutexGuard};
+pub use raw_mutex::RawMutex;
+pub use rlock::{RLock, RLockGuard};

@@ -22,7 +22,7 @@
 //!
 //! | step | left behind | the others |
 //! |---|---|---|
-//! | 1 | held by the dead, stamped | wait until somebody who knows of the death calls [`Lock::release_dead`] |
+//! | 1 | held by the dead, stamped | [`Lock::lock_among`] finds out within its inner bound; others wait until somebody who knows of the death calls [`Lock::release_dead`] |
 //! | 2 | nothing | go on |
 //! | 3, 4 | WAITERS set with nobody asleep | one wake too many, then step 8 clears it |
 //! | 5 | free, WAITERS lost | a sleeper notices at its inner bound, at most 1 s later |
@@ -38,7 +38,7 @@ use multiprocess_core::atomic::{
     spin_loop,
 };
 use multiprocess_core::park::{self, Parked};
-use multiprocess_core::{Deadline, LayoutHash, ParticipantId, ShmSafe, Timeout, spin};
+use multiprocess_core::{Deadline, LayoutHash, ParticipantId, Peers, ShmSafe, Timeout, spin};
 
 use crate::{LockError, NotLocked, TryLockError};
 
@@ -71,8 +71,7 @@ fn holder(word: u64) -> ParticipantId {
 /// A lock in shared memory: not recursive, and anyone may release it.
 ///
 /// Python's `multiprocessing.Lock`. It guards whatever its users agree on; it holds no data.
-/// Not for a critical section whose holder may be killed without anybody noticing: the lock
-/// stays with the dead until [`release_dead`](Self::release_dead).
+/// Not for data that must survive the death of whoever writes it: [`Mutex`](crate::Mutex) is.
 ///
 /// Unfair: a newcomer may barge in before a woken waiter. (A fair lock would hand itself to
 /// waiters that are dead.)
@@ -88,7 +87,7 @@ fn holder(word: u64) -> ParticipantId {
 /// assert!(LOCK.try_lock().is_err());
 /// drop(guard);
 /// assert!(LOCK.try_lock().is_ok());
-/// # Ok::<(), multiprocess_sync::LockError>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
 /// # Memory ordering
@@ -98,8 +97,10 @@ fn holder(word: u64) -> ParticipantId {
 /// # Crash safety
 ///
 /// Killed while it holds the lock: the lock stays held. If it was taken with
-/// [`lock_as`](Self::lock_as), whoever learns of the death (a readable pidfd, a dropped lock
-/// byte) gives it back with [`release_dead`](Self::release_dead), exactly once. Killed at any
+/// [`lock_among`](Self::lock_among) or [`lock_as`](Self::lock_as), the next one that waits with
+/// `lock_among` finds out within 50 ms to 1 s and has it with [`LockError::OwnerDied`]; or whoever
+/// learns of the death otherwise (a readable pidfd) gives it back with
+/// [`release_dead`](Self::release_dead), exactly once. Killed at any
 /// other point: nobody is blocked; a sleeper whose wake died with its waker goes on after at
 /// most 1 s. Trust: *guarded*; a peer can keep the lock for ever, or break mutual exclusion,
 /// but not make a caller crash or spin without end.
@@ -139,7 +140,7 @@ impl Lock {
     ///
     /// [`LockError::Corrupt`], [`LockError::System`].
     #[inline]
-    pub fn lock(&self) -> Result<LockGuard<'_>, LockError> {
+    pub fn lock(&self) -> Result<LockGuard<'_>, LockError<LockGuard<'_>>> {
         self.lock_as(ParticipantId::ANONYMOUS, Timeout::Never)
     }
 
@@ -149,7 +150,10 @@ impl Lock {
     ///
     /// [`LockError::Timeout`], [`LockError::Corrupt`], [`LockError::System`].
     #[inline]
-    pub fn lock_timeout(&self, timeout: impl Into<Timeout>) -> Result<LockGuard<'_>, LockError> {
+    pub fn lock_timeout(
+        &self,
+        timeout: impl Into<Timeout>,
+    ) -> Result<LockGuard<'_>, LockError<LockGuard<'_>>> {
         self.lock_as(ParticipantId::ANONYMOUS, timeout)
     }
 
@@ -159,7 +163,7 @@ impl Lock {
     ///
     /// [`TryLockError::WouldBlock`], [`TryLockError::Corrupt`].
     #[inline]
-    pub fn try_lock(&self) -> Result<LockGuard<'_>, TryLockError> {
+    pub fn try_lock(&self) -> Result<LockGuard<'_>, TryLockError<LockGuard<'_>>> {
         self.try_lock_as(ParticipantId::ANONYMOUS)
     }
 
@@ -173,15 +177,41 @@ impl Lock {
         &self,
         participant: ParticipantId,
         timeout: impl Into<Timeout>,
-    ) -> Result<LockGuard<'_>, LockError> {
+    ) -> Result<LockGuard<'_>, LockError<LockGuard<'_>>> {
         // Acquire pairs with the Release swap in `release`.
         let free = self
             .word
             .compare_exchange(FREE, LOCKED | stamp(participant), Acquire, Relaxed);
         if free.is_err() {
-            self.lock_contended(participant, Deadline::after(timeout))?;
+            self.lock_contended(participant, None, Deadline::after(timeout))
+                .map_err(|error| error.map(|()| LockGuard::of(self, participant, None)))?;
         }
-        Ok(LockGuard::of(self))
+        Ok(LockGuard::of(self, participant, None))
+    }
+
+    /// Locks as one of several participants; a holder among them that has died is found out, and
+    /// the lock taken from it.
+    ///
+    /// # Errors
+    ///
+    /// As [`lock_timeout`](Self::lock_timeout), and [`LockError::OwnerDied`], which carries the
+    /// guard: what the lock guards may be half-written. Nobody is told a second time.
+    #[inline]
+    pub fn lock_among<'a>(
+        &'a self,
+        peers: &'a dyn Peers,
+        timeout: impl Into<Timeout>,
+    ) -> Result<LockGuard<'a>, LockError<LockGuard<'a>>> {
+        let me = peers.me();
+        // Acquire pairs with the Release swap in `release`.
+        let free = self
+            .word
+            .compare_exchange(FREE, LOCKED | stamp(me), Acquire, Relaxed);
+        if free.is_err() {
+            self.lock_contended(me, Some(peers), Deadline::after(timeout))
+                .map_err(|error| error.map(|()| LockGuard::of(self, me, Some(peers))))?;
+        }
+        Ok(LockGuard::of(self, me, Some(peers)))
     }
 
     /// As [`try_lock`](Self::try_lock), in the name of `participant`.
@@ -189,7 +219,10 @@ impl Lock {
     /// # Errors
     ///
     /// As [`try_lock`](Self::try_lock).
-    pub fn try_lock_as(&self, participant: ParticipantId) -> Result<LockGuard<'_>, TryLockError> {
+    pub fn try_lock_as(
+        &self,
+        participant: ParticipantId,
+    ) -> Result<LockGuard<'_>, TryLockError<LockGuard<'_>>> {
         let mut seen = self.word.load(Relaxed);
         loop {
             if is_corrupt(seen) {
@@ -201,7 +234,7 @@ impl Lock {
             // Acquire pairs with the Release swap in `release`.
             let locked = LOCKED | (seen & WAITERS) | stamp(participant);
             match self.word.compare_exchange(seen, locked, Acquire, Relaxed) {
-                Ok(_) => return Ok(LockGuard::of(self)),
+                Ok(_) => return Ok(LockGuard::of(self, participant, None)),
                 Err(now) => seen = now,
             }
         }
@@ -211,8 +244,9 @@ impl Lock {
     fn lock_contended(
         &self,
         participant: ParticipantId,
+        peers: Option<&dyn Peers>,
         deadline: Deadline,
-    ) -> Result<(), LockError> {
+    ) -> Result<(), LockError<()>> {
         let mut patience = park::Patience::new();
         let mut spins = spin::lock_budget();
         let mut slept = FREE; // WAITERS once we have slept: others may sleep behind us
@@ -239,7 +273,10 @@ impl Lock {
                 continue;
             }
             if deadline.has_passed() {
-                return Err(LockError::Timeout);
+                return Err(match self.inherit(participant, peers) {
+                    true => LockError::OwnerDied(()),
+                    false => LockError::Timeout,
+                });
             }
             if !has_waiters(seen)
                 && self
@@ -251,11 +288,32 @@ impl Lock {
             }
             slept = WAITERS;
             match patience.park(&self.word, STATE as u32, deadline) {
-                Ok(Parked::TimedOut) => return Err(LockError::Timeout),
+                Ok(Parked::TimedOut | Parked::Recheck) => {
+                    if self.inherit(participant, peers) {
+                        return Err(LockError::OwnerDied(()));
+                    }
+                }
                 Ok(_) => spins = spin::lock_budget(),
                 Err(errno) => return Err(LockError::System(errno)),
             }
         }
+    }
+
+    /// Takes the lock from a holder that is dead by the word of the participants.
+    fn inherit(&self, participant: ParticipantId, peers: Option<&dyn Peers>) -> bool {
+        let Some(peers) = peers else {
+            return false;
+        };
+        let seen = self.word.load(Relaxed);
+        let holder = holder(seen);
+        if !is_locked(seen) || holder.is_anonymous() || !peers.is_dead(holder) {
+            return false;
+        }
+        // The stamp that was judged is the stamp that is replaced. Acquire: as any locker.
+        let mine = LOCKED | WAITERS | stamp(participant);
+        self.word
+            .compare_exchange(seen, mine, Acquire, Relaxed)
+            .is_ok()
     }
 
     /// Releases the lock, whoever holds it; the counterpart of a forgotten guard.
@@ -283,10 +341,14 @@ impl Lock {
         // Others may sleep beside the one we wake. Should it die before it has the lock, the
         // next release must still wake: the bit stays until a release finds nobody asleep.
         self.word.fetch_or(WAITERS, Relaxed);
-        if park::wake(&self.word, 1) == 0 {
-            // A waiter that set the bit since then has not slept on a free lock: its park
-            // expects LOCKED, so it cannot be missed.
-            let _ = self.word.compare_exchange(WAITERS, FREE, Relaxed, Relaxed);
+        if park::wake(&self.word, 1) == 0
+            && self
+                .word
+                .compare_exchange(WAITERS, FREE, Relaxed, Relaxed)
+                .is_ok()
+        {
+            // A third party may have held it in between, with others asleep behind it.
+            park::wake(&self.word, 1);
         }
     }
 
@@ -357,14 +419,53 @@ unsafe impl ShmSafe for Lock {
 #[must_use = "the lock is released at once if the guard is not kept"]
 pub struct LockGuard<'a> {
     lock: &'a Lock,
+    participant: ParticipantId,
+    peers: Option<&'a dyn Peers>,
     not_send: PhantomData<*const ()>,
 }
 
 impl<'a> LockGuard<'a> {
-    fn of(lock: &'a Lock) -> Self {
+    fn of(lock: &'a Lock, participant: ParticipantId, peers: Option<&'a dyn Peers>) -> Self {
         Self {
             lock,
+            participant,
+            peers,
             not_send: PhantomData,
+        }
+    }
+
+    /// Releases the lock, and keeps what is needed to take it again.
+    pub(crate) fn suspend(self) -> SuspendedLock<'a> {
+        let suspended = SuspendedLock {
+            lock: self.lock,
+            participant: self.participant,
+            peers: self.peers,
+        };
+        drop(self);
+        suspended
+    }
+}
+
+/// A lock that a waiter for a condition has released.
+#[doc(hidden)]
+#[derive(Clone, Copy)]
+pub struct SuspendedLock<'a> {
+    lock: &'a Lock,
+    participant: ParticipantId,
+    peers: Option<&'a dyn Peers>,
+}
+
+impl fmt::Debug for SuspendedLock<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SuspendedLock").field(self.lock).finish()
+    }
+}
+
+impl<'a> SuspendedLock<'a> {
+    pub(crate) fn resume(self) -> Result<LockGuard<'a>, LockError<LockGuard<'a>>> {
+        match self.peers {
+            Some(peers) => self.lock.lock_among(peers, Timeout::Never),
+            None => self.lock.lock_as(self.participant, Timeout::Never),
         }
     }
 }

@@ -103,7 +103,7 @@ fn a_holder_that_is_killed_is_found_out_and_the_lock_goes_on() {
     assert_eq!(stage.lock.holder(), Some(victim));
     // A waiter that sleeps behind the dead one is woken by the recovery.
     std::thread::scope(|scope| {
-        let waiter = scope.spawn(|| stage.lock.lock().map(drop));
+        let waiter = scope.spawn(|| stage.lock.lock().map(drop).map_err(|error| error.map(drop)));
         std::thread::sleep(Duration::from_millis(20));
         assert!(
             !stage.lock.release_dead(ParticipantId::new(7, 2)),

@@ -84,6 +84,15 @@ fn expand(input: &DeriveInput, home: &Path) -> syn::Result<proc_macro2::TokenStr
                         .mix(<#types as #home::ShmSafe>::LAYOUT.bits())
                     )*
             };
+
+            unsafe fn placed(&self) {
+                // SAFETY: the caller's word holds for every part.
+                #(unsafe { #home::ShmSafe::placed(&self.#members) };)*
+            }
+
+            fn may_unmap(&self) -> bool {
+                true #(&& #home::ShmSafe::may_unmap(&self.#members))*
+            }
         }
     })
 }

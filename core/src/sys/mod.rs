@@ -3,6 +3,7 @@
 //! | backend | file | when |
 //! |---|---|---|
 //! | Linux futex | `linux.rs` | `target_os` is linux or android |
+//! | the same: thread ids, robust lists, fork | `linux_thread.rs` | the same |
 //! | loom's mock | `model.rs` | `--cfg loom` |
 //! | POSIX semaphores in a table of the segment | `posix_sem.rs` (to come) | other Unixes |
 
@@ -28,6 +29,13 @@ pub(crate) trait Park {
 mod linux;
 #[cfg(all(not(loom), any(target_os = "linux", target_os = "android")))]
 use linux as backend;
+
+#[cfg(all(not(loom), any(target_os = "linux", target_os = "android")))]
+#[path = "linux_thread.rs"]
+pub(crate) mod thread;
+
+#[cfg(loom)]
+pub(crate) use model::threads as thread;
 
 #[cfg(loom)]
 pub mod model;

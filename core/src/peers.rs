@@ -1,0 +1,26 @@
+//! Who shares a segment with us, and who of them is still alive.
+
+use crate::ParticipantId;
+
+/// A process's membership in a table of participants: who we are to the others, and whether
+/// the kernel attests somebody's death.
+///
+/// What the waiting primitives ask when a wait takes long. `shm` has the table that implements
+/// it (`Participant`); an embedder with liveness of its own implements it itself.
+///
+/// # Safety
+///
+/// [`is_dead`](Self::is_dead) must be true only for a participant that the kernel has ended:
+/// what it held is then given to others. *Stopped is not dead*, and "cannot tell" is `false`.
+/// [`me`](Self::me) must name a participant of this process, in no other process's name.
+pub unsafe trait Peers: Sync {
+    /// This process, as the others know it. Never anonymous.
+    fn me(&self) -> ParticipantId;
+
+    /// Whether `participant` has ended. An id whose slot has a newer epoch has.
+    fn is_dead(&self, participant: ParticipantId) -> bool;
+
+    /// Whether all participants live in one PID namespace. If not, a thread id names several
+    /// threads, and the kernel's robust lists must be left alone.
+    fn share_pid_namespace(&self) -> bool;
+}

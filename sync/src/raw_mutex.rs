@@ -1,0 +1,499 @@
+//! `RawMutex`: the robust lock without data. Algorithm: Drepper's mutex 2
+//! (<https://dept-info.labri.fr/~denis/Enseignement/2008-IR/Articles/01-futex.pdf>) on a word
+//! that the kernel marks when its owner dies
+//! (<https://docs.kernel.org/locking/robust-futexes.html>), with a sticky waiters bit and
+//! bounded parks.
+//!
+//! # Protocol
+//!
+//! *acquire*: (1) pending = node; (2) CAS free → {tid, participant}. If held: (3) spin while
+//! nobody waits; (4) set WAITERS by CAS; (5) park; at the inner bound ask whether the owner's
+//! participant is dead, and if so CAS its exact word → ours; a word without a tid is taken by CAS,
+//! keeping WAITERS. (6) If the owner had died: state = INCONSISTENT. (7) Link the node; (8) restore
+//! pending.
+//! *release*: (9) an INCONSISTENT state becomes NOT_RECOVERABLE; (10) pending = node; (11) unlink;
+//! (12) CAS {tid, participant} → free; if WAITERS is set: (13) swap WAITERS, (14) wake one, (15) if
+//! nobody slept and it is still free, clear WAITERS and wake once more; (16) restore pending.
+//!
+//! Step 13 keeps WAITERS where pthread's protocol drops it: there, a waiter that is woken, loses
+//! to a third party, and is killed before it runs takes the others' wake with it.
+//!
+//! # Ordering
+//!
+//! The CASes of 2 and 5 are Acquire and pair with the Release CAS of 12 and swap of 13; a dead
+//! owner's stores were made visible by the kernel's own atomic on the word. `state` and the node
+//! are the owner's, ordered by the word.
+//!
+//! # Crash safety: killed right after step
+//!
+//! | step | left behind | the others |
+//! |---|---|---|
+//! | 1, 3 | nothing | go on |
+//! | 2, 6, 7, 8, 9, 10, 11 | held by the dead | the kernel marks it (by the list, or by pending) and wakes one: `OwnerDied`; without a list, a waiter asks the participants within its inner bound |
+//! | 4, 5 | WAITERS in vain | one wake too many; woken and dead: the kernel wakes another (Linux ≥ 6.2), or the inner bound does |
+//! | 12, 15, 16 | free | go on |
+//! | 13 | free, nobody woken | the kernel wakes one, because pending still names the word; else the inner bound does |
+//! | 14 | free, WAITERS in vain | one wake too many |
+
+use core::fmt;
+
+use multiprocess_core::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+    spin_loop,
+};
+use multiprocess_core::park::{self, Parked};
+use multiprocess_core::thread::{Caller, Node, is_own_thread};
+use multiprocess_core::{Deadline, LayoutHash, ParticipantId, ShmSafe, Timeout, spin};
+
+use crate::{LockError, NotOwner, TryLockError};
+
+const FREE: u64 = 0; // a zeroed page is an unlocked mutex
+
+// Bits of the low half: the kernel's format.
+const WAITERS: u64 = 0x8000_0000;
+const DIED: u64 = 0x4000_0000;
+const TID: u64 = 0x3fff_ffff;
+const LOW_HALF: u64 = 0xffff_ffff;
+
+fn is_held(word: u64) -> bool {
+    word & TID != 0
+}
+
+fn has_waiters(word: u64) -> bool {
+    word & WAITERS != 0
+}
+
+fn owner_died(word: u64) -> bool {
+    word & DIED != 0
+}
+
+/// The kernel takes the tid away when it marks a word.
+fn is_corrupt(word: u64) -> bool {
+    is_held(word) && owner_died(word)
+}
+
+fn owner(word: u64) -> ParticipantId {
+    ParticipantId::from_bits((word >> 32) as u32)
+}
+
+// Values of `state`, the owner's alone:
+//
+// | state | meaning | who enters | who leaves |
+// |---|---|---|---|
+// | CONSISTENT | what it guards is whole | creator, `mark_consistent` | acquirer from the dead (6) |
+// | INCONSISTENT | an owner died in it, and the present one repairs | acquirer from the dead (6) | `mark_consistent`; release (9) |
+// | NOT_RECOVERABLE | released unrepaired | release (9) | nobody |
+const CONSISTENT: u32 = 0;
+const INCONSISTENT: u32 = 1;
+const NOT_RECOVERABLE: u32 = 2;
+
+const PLACED: u32 = 1;
+
+/// A robust lock: owned by a thread, and given to the next one when that thread dies.
+///
+/// The building block of [`Mutex`](crate::Mutex) and [`RLock`](crate::RLock), and for embedders
+/// with guards of their own. Not for handing over between threads ([`Lock`](crate::Lock) is), and not recursive.
+///
+/// All zero bytes are a valid, unlocked mutex. It has the shape of glibc's `pthread_mutex_t` as
+/// the kernel sees it, so that both can be on one thread's list.
+///
+/// # Examples
+///
+/// ```
+/// use multiprocess_core::thread::Caller;
+/// use multiprocess_sync::{NotOwner, RawMutex};
+///
+/// let mutex = RawMutex::new();
+/// let me = Caller::current();
+/// mutex.acquire(&me, None)?;
+/// assert!(mutex.is_owned_by(&me));
+/// std::thread::scope(|s| {
+///     s.spawn(|| assert_eq!(mutex.release(&Caller::current()), Err(NotOwner)));
+/// });
+/// mutex.release(&me)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Memory ordering
+///
+/// What an owner wrote before it released, or before it died, is visible to the next owner.
+///
+/// # Crash safety
+///
+/// A thread that dies with it, in whatever way, at whatever instruction: the next acquirer has
+/// it with [`LockError::OwnerDied`]. The kernel tells, through the thread's list, in microseconds,
+/// and also of threads that end while their process lives, and of `exec`. Where there is no list
+/// (the mutex was never [placed](ShmSafe::placed), another libc's list, gVisor, several PID
+/// namespaces) a waiter asks [`Peers`](multiprocess_core::Peers), which know of processes only,
+/// within 50 ms to 1 s. A wake that died with its waker costs a sleeper at most 1 s.
+///
+/// Trust: *trusting*: while it is held, list links lie in it that its owner follows. Taken by
+/// a [`Caller`] among peers of several PID namespaces, it is *guarded*.
+///
+/// # Fork
+///
+/// A child does not own its parent's mutexes: releasing one there is [`NotOwner`].
+// Bits of `word`:
+//
+// | word | meaning | who enters | who leaves |
+// |---|---|---|---|
+// | 0 | free | creator; release (12, 15) | acquirer (2) |
+// | tid, participant | held | acquirer (2) | its owner (12); a waiter adds WAITERS (4) |
+// | tid, WAITERS, participant | held, somebody may sleep | waiter (4, 5) | its owner (13) |
+// | WAITERS | free, somebody may sleep | release (13) | acquirer (5); release (15) |
+// | DIED, perhaps WAITERS, participant of the dead | its owner died | the kernel | acquirer (5) |
+#[repr(C)]
+pub struct RawMutex {
+    /// Any party, by CAS; the kernel, when the owner dies.
+    word: AtomicU64,
+    /// The owner.
+    state: AtomicU32,
+    /// The owner: how often one has died.
+    deaths: AtomicU32,
+    /// Whoever places it; never taken back.
+    placed: AtomicU32,
+    reserved: AtomicU32,
+    /// The owner.
+    node: Node,
+}
+
+#[cfg(not(loom))]
+mod layout {
+    use super::{Node, RawMutex};
+    use core::mem::offset_of;
+    use static_assertions::const_assert_eq;
+
+    const_assert_eq!(size_of::<RawMutex>(), 40);
+    const_assert_eq!(align_of::<RawMutex>(), 8);
+    const_assert_eq!(offset_of!(RawMutex, word), 0);
+    const_assert_eq!(offset_of!(RawMutex, state), 8);
+    const_assert_eq!(offset_of!(RawMutex, deaths), 12);
+    const_assert_eq!(offset_of!(RawMutex, placed), 16);
+    const_assert_eq!(offset_of!(RawMutex, node), 24);
+    const_assert_eq!(size_of::<Node>(), 16);
+}
+
+impl RawMutex {
+    multiprocess_core::const_unless_loom! {
+        /// An unlocked mutex; the same as forty zero bytes.
+        pub fn new() -> Self {
+            Self {
+                word: AtomicU64::new(FREE),
+                state: AtomicU32::new(CONSISTENT),
+                deaths: AtomicU32::new(0),
+                placed: AtomicU32::new(0),
+                reserved: AtomicU32::new(0),
+                node: Node::new(),
+            }
+        }
+    }
+
+    /// Takes it for `caller`, waiting for at most `timeout`; zero tries once.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError`]; with [`OwnerDied`](LockError::OwnerDied) the caller *has* the mutex.
+    #[inline]
+    pub fn acquire(
+        &self,
+        caller: &Caller<'_>,
+        timeout: impl Into<Timeout>,
+    ) -> Result<(), LockError<()>> {
+        let thread = caller.thread();
+        let mine = name(caller);
+        if thread.is_full() && caller.peers().is_none() {
+            return Err(LockError::TooManyHeld);
+        }
+        // What lies where it may move, or where ids are ambiguous, is in no list.
+        let listed = self.placed.load(Relaxed) & PLACED != 0 && caller.trusts_thread_ids();
+        let before = listed.then(|| thread.pend(&self.node));
+        // Acquire pairs with the Release CAS and swap in `release`.
+        let taken = match self.word.compare_exchange(FREE, mine, Acquire, Relaxed) {
+            Ok(_) => Ok(()),
+            Err(_) => self.acquire_contended(caller, mine, Deadline::after(timeout)),
+        };
+        if matches!(taken, Ok(()) | Err(LockError::OwnerDied(()))) {
+            if listed {
+                // SAFETY: ours and pending. It was placed, so it stays where it is, mapped, until
+                // `may_unmap` says that nobody here holds it.
+                unsafe { thread.link(&self.node) };
+            } else {
+                thread.hold_unlinked(&self.node);
+            }
+        }
+        if let Some(before) = before {
+            thread.settle(before);
+        }
+        if taken.is_ok() && self.state.load(Relaxed) != CONSISTENT {
+            return self.acquired_unrepaired(caller);
+        }
+        taken
+    }
+
+    /// Takes it for `caller` if that is possible at once.
+    ///
+    /// # Errors
+    ///
+    /// [`TryLockError`]; with [`OwnerDied`](TryLockError::OwnerDied) the caller *has* the mutex.
+    #[inline]
+    pub fn try_acquire(&self, caller: &Caller<'_>) -> Result<(), TryLockError<()>> {
+        self.acquire(caller, Timeout::TRY)
+            .map_err(TryLockError::from_timed)
+    }
+
+    #[cold]
+    fn acquire_contended(
+        &self,
+        caller: &Caller<'_>,
+        mine: u64,
+        deadline: Deadline,
+    ) -> Result<(), LockError<()>> {
+        let mut patience = park::Patience::new();
+        let mut spins = spin::lock_budget();
+        let mut slept = 0; // WAITERS once we have slept: others may sleep behind us
+        loop {
+            let seen = self.word.load(Relaxed);
+            if is_corrupt(seen) {
+                return Err(LockError::Corrupt);
+            }
+            if !is_held(seen) {
+                // Acquire pairs with `release`, and with the kernel's mark.
+                let taken = mine | (seen & WAITERS) | slept;
+                if self
+                    .word
+                    .compare_exchange(seen, taken, Acquire, Relaxed)
+                    .is_ok()
+                {
+                    return self.inherited(owner_died(seen));
+                }
+                continue;
+            }
+            if seen & !WAITERS == mine {
+                return Err(LockError::Deadlock);
+            }
+            if spins > 0 && !has_waiters(seen) && deadline != Deadline::after(Timeout::TRY) {
+                spins -= 1;
+                spin_loop();
+                continue;
+            }
+            if deadline.has_passed() {
+                return match self.inherit(caller, mine) {
+                    true => self.inherited(true),
+                    false => Err(LockError::Timeout),
+                };
+            }
+            if !has_waiters(seen)
+                && self
+                    .word
+                    .compare_exchange(seen, seen | WAITERS, Relaxed, Relaxed)
+                    .is_err()
+            {
+                continue;
+            }
+            slept = WAITERS;
+            let asleep = (seen | WAITERS) & LOW_HALF;
+            match patience.park(&self.word, asleep as u32, deadline) {
+                Ok(Parked::TimedOut | Parked::Recheck) => {
+                    if self.inherit(caller, mine) {
+                        return self.inherited(true);
+                    }
+                }
+                Ok(_) => spins = spin::lock_budget(),
+                Err(errno) => return Err(LockError::System(errno)),
+            }
+        }
+    }
+
+    /// Takes it from an owner whose process is dead by the word of the participants.
+    fn inherit(&self, caller: &Caller<'_>, mine: u64) -> bool {
+        let Some(peers) = caller.peers() else {
+            return false;
+        };
+        let seen = self.word.load(Relaxed);
+        let owner = owner(seen);
+        if !is_held(seen) || owner.is_anonymous() || !peers.is_dead(owner) {
+            return false;
+        }
+        // The word that was judged is the word that is replaced: thread, slot and epoch.
+        // Acquire: as a fresh start; the dead one's stores are visible since the kernel ended it.
+        self.word
+            .compare_exchange(seen, mine | WAITERS, Acquire, Relaxed)
+            .is_ok()
+    }
+
+    /// Step 6.
+    fn inherited(&self, from_the_dead: bool) -> Result<(), LockError<()>> {
+        if !from_the_dead {
+            return Ok(());
+        }
+        self.deaths
+            .store(self.deaths.load(Relaxed).wrapping_add(1), Relaxed);
+        if self.state.load(Relaxed) == NOT_RECOVERABLE {
+            return Ok(()); // `acquire` looks at the state
+        }
+        self.state.store(INCONSISTENT, Relaxed);
+        Err(LockError::OwnerDied(()))
+    }
+
+    #[cold]
+    fn acquired_unrepaired(&self, caller: &Caller<'_>) -> Result<(), LockError<()>> {
+        if self.state.load(Relaxed) == INCONSISTENT {
+            return Err(LockError::OwnerDied(()));
+        }
+        // Ours: we have just acquired it. Whoever waits finds out the same way.
+        let _ = self.release(caller);
+        Err(LockError::NotRecoverable)
+    }
+
+    /// Gives it back.
+    ///
+    /// # Errors
+    ///
+    /// [`NotOwner`] if `caller` does not own it: another thread does, or nobody, or the parent
+    /// of this process.
+    #[inline]
+    pub fn release(&self, caller: &Caller<'_>) -> Result<(), NotOwner> {
+        let mine = name(caller);
+        if self.word.load(Relaxed) & !WAITERS != mine {
+            return Err(NotOwner);
+        }
+        if self.state.load(Relaxed) == INCONSISTENT {
+            self.state.store(NOT_RECOVERABLE, Relaxed);
+        }
+        let thread = caller.thread();
+        if self.node.is_linked() {
+            let before = thread.pend(&self.node);
+            // SAFETY: we own it, so this thread linked it, in this process.
+            unsafe { thread.unlink(&self.node) };
+            self.give_up(mine);
+            thread.settle(before);
+        } else {
+            thread.drop_unlinked();
+            self.give_up(mine);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn give_up(&self, mine: u64) {
+        // Release pairs with the Acquire CASes in `acquire`.
+        let free = self.word.compare_exchange(mine, FREE, Release, Relaxed);
+        if free.is_err() {
+            self.give_up_and_wake();
+        }
+    }
+
+    #[cold]
+    fn give_up_and_wake(&self) {
+        // Release pairs with the Acquire CASes in `acquire`.
+        self.word.swap(WAITERS, Release);
+        if park::wake(&self.word, 1) == 0
+            && self
+                .word
+                .compare_exchange(WAITERS, FREE, Relaxed, Relaxed)
+                .is_ok()
+        {
+            // A third party may have held it in between, with others asleep behind it.
+            park::wake(&self.word, 1);
+        }
+    }
+
+    /// Declares what the mutex guards whole again, after
+    /// [`OwnerDied`](LockError::OwnerDied).
+    ///
+    /// # Errors
+    ///
+    /// [`NotOwner`] if `caller` does not own it.
+    pub fn mark_consistent(&self, caller: &Caller<'_>) -> Result<(), NotOwner> {
+        if !self.is_owned_by(caller) {
+            return Err(NotOwner);
+        }
+        if self.state.load(Relaxed) == INCONSISTENT {
+            self.state.store(CONSISTENT, Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Whether `caller` owns it.
+    #[inline]
+    pub fn is_owned_by(&self, caller: &Caller<'_>) -> bool {
+        self.word.load(Relaxed) & !WAITERS == name(caller)
+    }
+
+    /// Whether somebody holds it, at the moment of asking.
+    pub fn is_locked(&self) -> bool {
+        is_held(self.word.load(Relaxed))
+    }
+
+    /// How many owners have died with it, modulo 2^32.
+    pub fn deaths(&self) -> u32 {
+        self.deaths.load(Relaxed)
+    }
+
+    /// Plays the kernel at the death of thread `id`, in a model.
+    #[cfg(loom)]
+    pub fn kernel_ends(&self, id: u32) {
+        let mut seen = self.word.load(Relaxed);
+        while seen & TID == u64::from(id) {
+            let marked = seen & !TID | DIED;
+            // The kernel's exchange is a full barrier.
+            match self.word.compare_exchange(
+                seen,
+                marked,
+                multiprocess_core::atomic::Ordering::AcqRel,
+                Relaxed,
+            ) {
+                Ok(_) => {
+                    if has_waiters(seen) {
+                        park::wake(&self.word, 1);
+                    }
+                    return;
+                }
+                Err(now) => seen = now,
+            }
+        }
+    }
+}
+
+/// What an owner writes into the word.
+#[inline]
+fn name(caller: &Caller<'_>) -> u64 {
+    u64::from(caller.thread().id()) | u64::from(caller.participant().bits()) << 32
+}
+
+impl Default for RawMutex {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for RawMutex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = self.word.load(Relaxed);
+        f.debug_struct("RawMutex")
+            .field("thread", &(word & TID))
+            .field("participant", &owner(word))
+            .field("waiters", &has_waiters(word))
+            .field("owner_died", &owner_died(word))
+            .field("deaths", &self.deaths())
+            .finish()
+    }
+}
+
+// SAFETY: `repr(C)` around atomic words. Every value of the word is handled, an impossible one as
+// corrupt. The links in the node are addresses, but of the holder's own process, and only the
+// holder follows them.
+unsafe impl ShmSafe for RawMutex {
+    const LAYOUT: LayoutHash = LayoutHash::of("RawMutex").mix(40).mix(1);
+
+    unsafe fn placed(&self) {
+        // Relaxed: a promise about this process's mapping, not about other memory.
+        self.placed.fetch_or(PLACED, Relaxed);
+    }
+
+    fn may_unmap(&self) -> bool {
+        let word = self.word.load(Relaxed);
+        !(is_held(word) && self.node.is_linked() && is_own_thread((word & TID) as u32))
+    }
+}

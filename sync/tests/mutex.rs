@@ -1,0 +1,221 @@
+//! Semantics of `RawMutex`, `Mutex` and `RLock` within one process; deaths are in `xproc_mutex.rs`.
+#![cfg(not(loom))]
+
+use std::mem::forget;
+use std::time::Duration;
+
+use multiprocess_core::Timeout;
+use multiprocess_core::thread::{Caller, MAX_HELD};
+use multiprocess_shm::Shared;
+use multiprocess_sync::{LockError, Mutex, NotOwner, RLock, RawMutex, TryLockError};
+
+#[test]
+fn zero_bytes_are_an_unlocked_mutex() {
+    // SAFETY: a mutex of atomics; the claim under test is that zeroes are a valid state.
+    let mutex: Mutex<u64> = unsafe { std::mem::zeroed() };
+    *mutex.lock().unwrap() += 1;
+    assert_eq!(*mutex.lock().unwrap(), 1);
+}
+
+#[test]
+fn relocking_is_a_deadlock_and_trying_is_refused() {
+    let mutex = Mutex::new(0u8);
+    let _guard = mutex.lock().unwrap();
+    assert_eq!(mutex.lock().err(), Some(LockError::Deadlock));
+    assert_eq!(mutex.try_lock().err(), Some(TryLockError::WouldBlock));
+}
+
+#[test]
+fn only_the_owner_releases() {
+    let mutex = RawMutex::new();
+    let me = Caller::current();
+    assert_eq!(mutex.release(&me), Err(NotOwner), "free");
+    mutex.acquire(&me, None).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let other = Caller::current();
+            assert_eq!(mutex.release(&other), Err(NotOwner));
+            assert_eq!(mutex.mark_consistent(&other), Err(NotOwner));
+            assert_eq!(
+                mutex.acquire(&other, Duration::from_millis(5)),
+                Err(LockError::Timeout)
+            );
+        });
+    });
+    mutex.release(&me).unwrap();
+    assert!(!mutex.is_locked());
+}
+
+#[test]
+fn threads_exclude_each_other_and_order_what_they_write() {
+    let mutex = Shared::new(Mutex::new([0u64; 2])).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..50_000 {
+                    let mut both = mutex.lock().unwrap();
+                    assert_eq!(both[0], both[1]);
+                    both[0] += 1;
+                    both[1] += 1;
+                }
+            });
+        }
+    });
+    assert_eq!(*mutex.lock().unwrap(), [200_000; 2]);
+}
+
+#[test]
+fn a_thread_that_ends_with_it_is_an_owner_that_died() {
+    let mutex = Shared::new(Mutex::new(7u32)).unwrap();
+    let end_with_it = || {
+        std::thread::scope(|scope| {
+            scope.spawn(|| match mutex.lock() {
+                Ok(guard) | Err(LockError::OwnerDied(guard)) => forget(guard),
+                Err(error) => panic!("{error}"),
+            });
+        });
+    };
+    end_with_it();
+    match mutex.lock() {
+        Err(LockError::OwnerDied(mut guard)) => {
+            *guard = 8;
+            guard.mark_consistent();
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(*mutex.lock().unwrap(), 8, "repaired: as new");
+    assert_eq!(mutex.raw().deaths(), 1);
+
+    end_with_it();
+    end_with_it(); // died, and then died again in the hands of the one who should repair
+    assert_eq!(mutex.raw().deaths(), 2);
+    drop(mutex.lock().unwrap_err().into_guard().unwrap()); // not declared consistent
+    assert_eq!(mutex.lock().err(), Some(LockError::NotRecoverable));
+    assert_eq!(mutex.try_lock().err(), Some(TryLockError::NotRecoverable));
+    assert!(!mutex.raw().is_locked());
+}
+
+#[test]
+fn a_forgotten_guard_keeps_the_memory_mapped() {
+    let bystander = Shared::new(Mutex::new(0u64)).unwrap();
+    for _ in 0..3 {
+        let mutex = Shared::new(Mutex::new(0u64)).unwrap();
+        forget(mutex.lock().unwrap());
+        drop(mutex); // its node is in this thread's list: the next lock writes to it
+        *bystander.lock().unwrap() += 1;
+    }
+    assert_eq!(*bystander.lock().unwrap(), 3);
+}
+
+#[test]
+fn a_mutex_in_private_memory_may_move_while_it_is_locked() {
+    let bystander = Shared::new(Mutex::new(0u64)).unwrap();
+    for _ in 0..3 {
+        let mutex = Box::new(Mutex::new([0u8; 200]));
+        forget(mutex.lock().unwrap());
+        let moved = *mutex;
+        assert!(moved.raw().is_locked());
+        *bystander.lock().unwrap() += 1;
+    }
+    assert_eq!(*bystander.lock().unwrap(), 3);
+}
+
+#[test]
+fn locks_are_released_in_any_order() {
+    let all = Shared::new([const { RawMutex::new() }; 8]).unwrap();
+    let me = Caller::current();
+    let mut seed = 1_u32;
+    let mut held = [false; 8];
+    for _ in 0..20_000 {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let i = (seed >> 16) as usize % 8;
+        if held[i] {
+            all[i].release(&me).unwrap();
+        } else {
+            all[i].acquire(&me, Timeout::TRY).unwrap();
+        }
+        held[i] = !held[i];
+    }
+    for i in (0..8).filter(|i| held[*i]) {
+        all[i].release(&me).unwrap();
+    }
+    assert_eq!(me.thread().held(), 0);
+}
+
+#[test]
+fn one_lock_too_many_is_refused() {
+    let all: Vec<_> = (0..MAX_HELD).map(|_| RawMutex::new()).collect();
+    let me = Caller::current();
+    for mutex in &all {
+        mutex.acquire(&me, None).unwrap();
+    }
+    let one_more = RawMutex::new();
+    assert_eq!(one_more.acquire(&me, None), Err(LockError::TooManyHeld));
+    assert_eq!(one_more.try_acquire(&me), Err(TryLockError::TooManyHeld));
+    for mutex in &all {
+        mutex.release(&me).unwrap();
+    }
+    one_more.acquire(&me, None).unwrap();
+}
+
+#[test]
+fn a_word_that_nobody_writes_is_corrupt() {
+    // The kernel takes the thread id away when it marks the word.
+    for word in [0x4000_0001_u64, 0xc000_0001, 0x1234_4000_0001] {
+        let mut bytes = [0u64; 5];
+        bytes[0] = word;
+        // SAFETY: same size; every value of every field is handled.
+        let mutex: RawMutex = unsafe { std::mem::transmute_copy(&bytes) };
+        let error = mutex.acquire(&Caller::current(), Duration::from_millis(1));
+        assert_eq!(error, Err(LockError::Corrupt), "{word:#x}");
+    }
+}
+
+#[test]
+fn an_rlock_counts() {
+    let lock = RLock::new();
+    let (first, second, third) = (lock.lock(), lock.try_lock(), lock.lock_timeout(None));
+    assert_eq!(lock.depth(), 3);
+    assert!(lock.is_owned());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            assert!(!lock.is_owned());
+            assert_eq!(lock.try_lock().err(), Some(TryLockError::WouldBlock));
+            assert_eq!(lock.release(), Err(NotOwner));
+        });
+    });
+    drop(first.unwrap());
+    forget(second.unwrap());
+    lock.release().unwrap();
+    assert_eq!(lock.depth(), 1);
+    drop(third.unwrap());
+    assert_eq!(lock.depth(), 0);
+    assert_eq!(lock.release(), Err(NotOwner));
+}
+
+#[test]
+fn an_rlock_of_a_dead_thread_starts_anew() {
+    let lock = Shared::new(RLock::new()).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            forget(lock.lock().unwrap());
+            forget(lock.lock().unwrap());
+        });
+    });
+    let mut guard = lock.lock().unwrap_err().into_guard().unwrap();
+    assert_eq!(lock.depth(), 1);
+    guard.mark_consistent();
+    drop(guard);
+    drop(lock.lock().unwrap());
+}
+
+#[test]
+fn a_guard_is_released_by_unwinding_and_poisons_nothing() {
+    let mutex = Mutex::new(0u8);
+    let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _guard = mutex.lock().unwrap();
+        panic!("on purpose");
+    }));
+    assert!(unwound.is_err());
+    drop(mutex.try_lock().unwrap());
+}
