@@ -107,3 +107,21 @@ macro_rules! const_unless_loom {
         $vis fn $name($($arg: $ty),*) -> $ret $body
     };
 }
+
+/// An array of as many fresh values: in a `const`, except in a loom model whose atomics cannot be.
+#[cfg(not(loom))]
+#[macro_export]
+macro_rules! array_of {
+    ($value:expr; $len:expr) => {
+        [const { $value }; $len]
+    };
+}
+
+/// An array of as many fresh values: in a `const`, except in a loom model whose atomics cannot be.
+#[cfg(loom)]
+#[macro_export]
+macro_rules! array_of {
+    ($value:expr; $len:expr) => {
+        ::core::array::from_fn::<_, { $len }, _>(|_| $value)
+    };
+}

@@ -14,7 +14,8 @@ use crate::ParticipantId;
 /// what it held is then given to others. *Stopped is not dead*, and "cannot tell" is `false`.
 /// [`me`](Self::me) must name a participant of this process, in no other process's name.
 pub unsafe trait Peers: Sync {
-    /// This process, as the others know it. Never anonymous.
+    /// This process, as the others know it. Anonymous only if it has no place among them: a
+    /// forked child for which there was none left.
     fn me(&self) -> ParticipantId;
 
     /// Whether `participant` has ended. An id whose slot has a newer epoch has.

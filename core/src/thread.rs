@@ -248,7 +248,7 @@ pub fn is_own_thread(id: u32) -> bool {
     sys::is_own_thread(id)
 }
 
-/// A number that is another one in every process that fork has made; never 0.
+/// A number that is another one in every process that fork has made; odd.
 ///
 /// One load. What a process caches about itself is true while this stays the same.
 #[inline]

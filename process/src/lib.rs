@@ -62,8 +62,9 @@ pub use multiprocess_core::{
     AttachError, CreateError, Deadline, LayoutHash, ParticipantId, Peers, ShmSafe, Timeout, atomic,
     thread,
 };
-pub use multiprocess_shm::{Mapping, Segment, Shared, transfer};
+pub use multiprocess_shm::{Mapping, Participant, Participants, Segment, Shared, transfer};
 pub use multiprocess_sync::{
-    Condition, Event, Lock, LockError, LockGuard, Mutex, MutexGuard, NotLocked, NotOwner, RLock,
-    RLockGuard, RawMutex, TryLockError, WaitError,
+    Condition, Event, Lock, LockError, LockGuard, Mutex, MutexGuard, NotLocked, NotOwner, Once,
+    OnceCell, RLock, RLockGuard, RawMutex, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
+    WaitError,
 };

@@ -5,6 +5,7 @@
 //! | [`Mapping`] | bytes of a memfd or file, mapped, reserved up front, sealed against shrinking |
 //! | [`Segment`] | a mapping with the versioned header that attach validates |
 //! | [`Shared<T>`](Shared) | one `T` in a segment of its own: an `Arc` between processes |
+//! | [`Participants`] | who shares memory, and who of them is still alive |
 //! | [`transfer`] | how handles travel inside serde messages |
 //!
 //! `no_std` without the `std` feature (then without [`Shared`]); no libc. The crate's
@@ -14,6 +15,7 @@
 
 mod header;
 mod mapping;
+mod participants;
 mod segment;
 #[cfg(feature = "std")]
 mod shared;
@@ -22,6 +24,7 @@ mod sys;
 pub mod transfer;
 
 pub use mapping::Mapping;
+pub use participants::{Entry, MAX_PARTICIPANTS, Participant, ParticipantError, Participants};
 pub use segment::Segment;
 #[cfg(feature = "std")]
 pub use shared::Shared;

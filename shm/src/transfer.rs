@@ -27,7 +27,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use multiprocess_core::ShmSafe;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
-use crate::Shared;
+use crate::{Participants, Shared};
 
 thread_local! {
     /// Descriptors of the message being serialised by this thread, if there is one.
@@ -193,6 +193,19 @@ impl<T: ShmSafe + Send + Sync> Serialize for Shared<T> {
 }
 
 impl<'de, T: ShmSafe + Send + Sync> Deserialize<'de> for Shared<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let fd = Fd::deserialize(deserializer)?.into_inner();
+        Self::attach(fd).map_err(refuse_receiving)
+    }
+}
+
+impl Serialize for Participants {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Fd::serialize_borrowed(self.as_fd(), serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Participants {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let fd = Fd::deserialize(deserializer)?.into_inner();
         Self::attach(fd).map_err(refuse_receiving)

@@ -38,6 +38,9 @@ pub enum LockError<G> {
     /// An owner died, and whoever got the lock next released it without declaring what it guards
     /// consistent again. For good.
     NotRecoverable,
+    /// A reader's error: a writer died, and nobody has repaired the data yet. Take the lock for
+    /// writing, which hands out the guard with [`OwnerDied`](Self::OwnerDied).
+    WriterDied,
     /// The timeout passed first.
     Timeout,
     /// The calling thread has it already.
@@ -56,12 +59,7 @@ impl<G> LockError<G> {
     pub fn map<H>(self, f: impl FnOnce(G) -> H) -> LockError<H> {
         match self {
             Self::OwnerDied(guard) => LockError::OwnerDied(f(guard)),
-            Self::NotRecoverable => LockError::NotRecoverable,
-            Self::Timeout => LockError::Timeout,
-            Self::Deadlock => LockError::Deadlock,
-            Self::TooManyHeld => LockError::TooManyHeld,
-            Self::Corrupt => LockError::Corrupt,
-            Self::System(errno) => LockError::System(errno),
+            other => other.without_guard(),
         }
     }
 
@@ -73,15 +71,17 @@ impl<G> LockError<G> {
         }
     }
 
-    fn kind(&self) -> LockError<()> {
+    /// The same error about a guard that it does not carry.
+    pub(crate) fn without_guard<H>(self) -> LockError<H> {
         match self {
-            Self::OwnerDied(_) => LockError::OwnerDied(()),
+            Self::OwnerDied(_) => LockError::Corrupt,
             Self::NotRecoverable => LockError::NotRecoverable,
+            Self::WriterDied => LockError::WriterDied,
             Self::Timeout => LockError::Timeout,
             Self::Deadlock => LockError::Deadlock,
             Self::TooManyHeld => LockError::TooManyHeld,
             Self::Corrupt => LockError::Corrupt,
-            Self::System(errno) => LockError::System(*errno),
+            Self::System(errno) => LockError::System(errno),
         }
     }
 }
@@ -97,15 +97,16 @@ impl<G> PartialEq for LockError<G> {
 
 impl<G> fmt::Debug for LockError<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.kind() {
-            LockError::OwnerDied(()) => f.write_str("OwnerDied(..)"),
-            LockError::NotRecoverable => f.write_str("NotRecoverable"),
-            LockError::Timeout => f.write_str("Timeout"),
-            LockError::Deadlock => f.write_str("Deadlock"),
-            LockError::TooManyHeld => f.write_str("TooManyHeld"),
-            LockError::Corrupt => f.write_str("Corrupt"),
-            LockError::System(errno) => f.debug_tuple("System").field(&errno).finish(),
-        }
+        f.write_str(match self {
+            Self::OwnerDied(_) => "OwnerDied(..)",
+            Self::NotRecoverable => "NotRecoverable",
+            Self::WriterDied => "WriterDied",
+            Self::Timeout => "Timeout",
+            Self::Deadlock => "Deadlock",
+            Self::TooManyHeld => "TooManyHeld",
+            Self::Corrupt => "Corrupt",
+            Self::System(errno) => return f.debug_tuple("System").field(errno).finish(),
+        })
     }
 }
 
@@ -116,6 +117,7 @@ impl<G> fmt::Display for LockError<G> {
             Self::NotRecoverable => {
                 f.write_str("the lock's owner died, and nobody repaired what it guards")
             }
+            Self::WriterDied => f.write_str("a writer died, and the data is unrepaired"),
             Self::Timeout => f.write_str("timed out waiting for the lock"),
             Self::Deadlock => f.write_str("this thread holds the lock already"),
             Self::TooManyHeld => f.write_str("this thread holds too many robust locks"),
@@ -136,6 +138,8 @@ pub enum TryLockError<G> {
     OwnerDied(G),
     /// An owner died, and nobody repaired what it guarded.
     NotRecoverable,
+    /// A reader's error: a writer died, and nobody has repaired the data yet.
+    WriterDied,
     /// The thread holds as many robust locks as the kernel would find when it dies.
     TooManyHeld,
     /// The word holds bits that no party of this protocol writes.
@@ -156,6 +160,7 @@ impl<G> TryLockError<G> {
         match error {
             LockError::OwnerDied(guard) => Self::OwnerDied(guard),
             LockError::NotRecoverable => Self::NotRecoverable,
+            LockError::WriterDied => Self::WriterDied,
             LockError::TooManyHeld => Self::TooManyHeld,
             LockError::Corrupt => Self::Corrupt,
             LockError::Timeout | LockError::Deadlock | LockError::System(_) => Self::WouldBlock,
@@ -175,6 +180,7 @@ impl<G> fmt::Debug for TryLockError<G> {
             Self::WouldBlock => "WouldBlock",
             Self::OwnerDied(_) => "OwnerDied(..)",
             Self::NotRecoverable => "NotRecoverable",
+            Self::WriterDied => "WriterDied",
             Self::TooManyHeld => "TooManyHeld",
             Self::Corrupt => "Corrupt",
         })
@@ -187,6 +193,7 @@ impl<G> fmt::Display for TryLockError<G> {
             Self::WouldBlock => "the lock is held",
             Self::OwnerDied(_) => "the lock's owner died while it held it",
             Self::NotRecoverable => "the lock's owner died, and nobody repaired what it guards",
+            Self::WriterDied => "a writer died, and the data is unrepaired",
             Self::TooManyHeld => "this thread holds too many robust locks",
             Self::Corrupt => "the lock word is corrupt",
         })

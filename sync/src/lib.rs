@@ -12,13 +12,17 @@ mod error;
 mod event;
 mod lock;
 mod mutex;
+mod once;
 mod raw_mutex;
 mod rlock;
+mod rwlock;
 
 pub use condition::{Condition, ConditionGuard};
 pub use error::{LockError, NotLocked, NotOwner, TryLockError, WaitError};
 pub use event::Event;
 pub use lock::{Lock, LockGuard};
 pub use mutex::{Mutex, MutexGuard};
+pub use once::{Once, OnceCell};
 pub use raw_mutex::RawMutex;
 pub use rlock::{RLock, RLockGuard};
+pub use rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};

@@ -48,6 +48,10 @@ use multiprocess_core::{Deadline, LayoutHash, ParticipantId, ShmSafe, Timeout, s
 
 use crate::{LockError, NotOwner, TryLockError};
 
+mod observe;
+
+pub(crate) use observe::Look;
+
 const FREE: u64 = 0; // a zeroed page is an unlocked mutex
 
 // Bits of the low half: the kernel's format.
@@ -200,6 +204,16 @@ impl RawMutex {
         caller: &Caller<'_>,
         timeout: impl Into<Timeout>,
     ) -> Result<(), LockError<()>> {
+        self.acquire_by(caller, || Deadline::after(timeout))
+    }
+
+    /// As [`acquire`](Self::acquire); the clock is looked at only if it is held.
+    #[inline]
+    pub(crate) fn acquire_by(
+        &self,
+        caller: &Caller<'_>,
+        deadline: impl FnOnce() -> Deadline,
+    ) -> Result<(), LockError<()>> {
         let thread = caller.thread();
         let mine = name(caller);
         if thread.is_full() && caller.peers().is_none() {
@@ -211,7 +225,7 @@ impl RawMutex {
         // Acquire pairs with the Release CAS and swap in `release`.
         let taken = match self.word.compare_exchange(FREE, mine, Acquire, Relaxed) {
             Ok(_) => Ok(()),
-            Err(_) => self.acquire_contended(caller, mine, Deadline::after(timeout)),
+            Err(_) => self.acquire_contended(caller, mine, deadline()),
         };
         if matches!(taken, Ok(()) | Err(LockError::OwnerDied(()))) {
             if listed {
@@ -361,6 +375,23 @@ impl RawMutex {
         if self.state.load(Relaxed) == INCONSISTENT {
             self.state.store(NOT_RECOVERABLE, Relaxed);
         }
+        self.release_owned(caller, mine);
+        Ok(())
+    }
+
+    /// Gives it back; the next one is told of the death that this one was told of.
+    pub(crate) fn release_unrepaired(&self, caller: &Caller<'_>) -> Result<(), NotOwner> {
+        let mine = name(caller);
+        if self.word.load(Relaxed) & !WAITERS != mine {
+            return Err(NotOwner);
+        }
+        self.release_owned(caller, mine);
+        Ok(())
+    }
+
+    /// Steps 10 to 16.
+    #[inline]
+    fn release_owned(&self, caller: &Caller<'_>, mine: u64) {
         let thread = caller.thread();
         if self.node.is_linked() {
             let before = thread.pend(&self.node);
@@ -372,7 +403,6 @@ impl RawMutex {
             thread.drop_unlinked();
             self.give_up(mine);
         }
-        Ok(())
     }
 
     #[inline]
@@ -429,30 +459,6 @@ impl RawMutex {
     /// How many owners have died with it, modulo 2^32.
     pub fn deaths(&self) -> u32 {
         self.deaths.load(Relaxed)
-    }
-
-    /// Plays the kernel at the death of thread `id`, in a model.
-    #[cfg(loom)]
-    pub fn kernel_ends(&self, id: u32) {
-        let mut seen = self.word.load(Relaxed);
-        while seen & TID == u64::from(id) {
-            let marked = seen & !TID | DIED;
-            // The kernel's exchange is a full barrier.
-            match self.word.compare_exchange(
-                seen,
-                marked,
-                multiprocess_core::atomic::Ordering::AcqRel,
-                Relaxed,
-            ) {
-                Ok(_) => {
-                    if has_waiters(seen) {
-                        park::wake(&self.word, 1);
-                    }
-                    return;
-                }
-                Err(now) => seen = now,
-            }
-        }
     }
 }
 

@@ -90,12 +90,12 @@ pub(crate) fn generation() -> u64 {
     unsafe { &*page }.load(Ordering::Relaxed)
 }
 
-/// As [`generation`], and known from now on.
+/// As [`generation`], and known from now on; odd.
 #[cold]
 pub(crate) fn begin_generation() -> u64 {
     let Some(page) = wiped_page() else {
         // Before Linux 4.14: a system call at every use.
-        return rustix::process::getpid().as_raw_nonzero().get() as u64;
+        return (rustix::process::getpid().as_raw_nonzero().get() as u64) << 1 | 1;
     };
     // Time moves on between a fork and what the child does first.
     let fresh = Deadline::now().nanos().unwrap_or(0) | 1;

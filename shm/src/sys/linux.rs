@@ -37,15 +37,9 @@ impl Identity {
         {
             return false;
         }
-        let mut path = PathBuffer::default();
-        // Cannot fail: "/proc/4294967295/stat" and its NUL fit.
-        let _ = write!(path, "/proc/{}/stat\0", self.pid);
-        match CStr::from_bytes_until_nul(&path.bytes) {
-            Ok(path) => match start_time(path) {
-                Ok(now) => now != self.start_time,
-                Err(Errno::NOENT | Errno::SRCH) => true,
-                Err(_) => false,
-            },
+        match proc_path(format_args!("{}/stat", self.pid), start_time) {
+            Ok(now) => now != self.start_time,
+            Err(Errno::NOENT | Errno::SRCH) => true,
             Err(_) => false,
         }
     }
@@ -76,6 +70,17 @@ fn parse_stat(stat: &[u8]) -> Option<u64> {
     // Fields 4 to 21 lie between.
     let text = core::str::from_utf8(fields.nth(18)?).ok()?;
     text.parse().ok()
+}
+
+/// Calls `f` with a path below `/proc`, of 32 bytes at most.
+pub(crate) fn proc_path<R>(
+    below: core::fmt::Arguments<'_>,
+    f: impl FnOnce(&CStr) -> Result<R, Errno>,
+) -> Result<R, Errno> {
+    let mut path = PathBuffer::default();
+    write!(path, "/proc/{below}\0").map_err(|_| Errno::NAMETOOLONG)?;
+    let path = CStr::from_bytes_until_nul(&path.bytes).map_err(|_| Errno::NAMETOOLONG)?;
+    f(path)
 }
 
 #[derive(Default)]

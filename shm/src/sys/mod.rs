@@ -4,3 +4,6 @@
 mod linux;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) use linux::*;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[path = "linux_ofd.rs"]
+pub(crate) mod ofd;

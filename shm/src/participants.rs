@@ -1,0 +1,496 @@
+//! The table of those who share memory: who is who, and who is still alive.
+//!
+//! | offset | field | type | who writes |
+//! |---|---|---|---|
+//! | 0x00 | magic `MPRCPART` | u64 | creator, last |
+//! | 0x08 | layout version | u32 | creator |
+//! | 0x0c | slots | u32 | creator |
+//! | 0x10 | inode of the creator's PID namespace | u64 | creator |
+//! | 0x18 | flags: 1 = several PID namespaces | u32 | whoever joins; never taken back |
+//! | 0x80 | slots, 32 bytes each | | their owner |
+//!
+//! A slot: `epoch u32 | pid u32 | start time u64 | PID namespace u64 | 0 u64`.
+//!
+//! # Protocol
+//!
+//! *join*: (1) open the table's file anew, for a file description that nobody shares; (2) lock
+//! the byte whose offset is the slot's number, the first that is free; (3) write pid, start time
+//! and namespace; (4) epoch + 1. *dead(slot, epoch)*: (5) the slot has another epoch: dead, its
+//! byte was free once; (6) the byte is free: dead; (7) it is locked, but the recorded process
+//! is gone or a zombie: dead, and a child that it forked still holds the description.
+//!
+//! # Crash safety: killed right after step
+//!
+//! | step | left behind | the others |
+//! |---|---|---|
+//! | 1 | nothing | |
+//! | 2, 3 | a byte that the kernel frees at once, a slot half-written under its old epoch | the old epoch's owner is dead anyway; the next owner writes it again |
+//! | 4 | its byte is freed | it is dead |
+
+use core::alloc::Layout;
+use core::fmt;
+
+use multiprocess_core::atomic::{AtomicU32, AtomicU64, Ordering, spin_loop};
+use multiprocess_core::thread::generation;
+use multiprocess_core::{
+    AttachError, CreateError, Errno, LayoutHash, ParticipantId, Peers, Place, Region,
+};
+use rustix::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+
+use crate::Segment;
+use crate::sys::{self, Identity, ofd};
+
+/// "MPRCPART" in the byte order of its writer.
+const MAGIC: u64 = u64::from_le_bytes(*b"MPRCPART");
+const VERSION: u32 = 1;
+const MIXED_NAMESPACES: u32 = 1;
+
+/// Most participants a table can have: an id has 16 bits for the slot.
+pub const MAX_PARTICIPANTS: u32 = 1 << 16;
+
+#[repr(C, align(128))]
+struct Header {
+    magic: AtomicU64,
+    version: AtomicU32,
+    slots: AtomicU32,
+    pid_namespace: AtomicU64,
+    flags: AtomicU32,
+}
+
+/// All by the owner, who has the byte lock; read by anybody.
+#[repr(C)]
+struct Slot {
+    /// Lives of this slot, in the low 16 bits; 0: never used.
+    epoch: AtomicU32,
+    pid: AtomicU32,
+    start_time: AtomicU64,
+    pid_namespace: AtomicU64,
+    reserved: AtomicU64,
+}
+
+#[cfg(not(loom))]
+mod layout {
+    use super::{Header, Slot};
+    use core::mem::offset_of;
+    use static_assertions::const_assert_eq;
+
+    const_assert_eq!(size_of::<Header>(), 0x80);
+    const_assert_eq!(offset_of!(Header, version), 0x08);
+    const_assert_eq!(offset_of!(Header, slots), 0x0c);
+    const_assert_eq!(offset_of!(Header, pid_namespace), 0x10);
+    const_assert_eq!(offset_of!(Header, flags), 0x18);
+    const_assert_eq!(size_of::<Slot>(), 32);
+    const_assert_eq!(offset_of!(Slot, pid), 0x04);
+    const_assert_eq!(offset_of!(Slot, start_time), 0x08);
+    const_assert_eq!(offset_of!(Slot, pid_namespace), 0x10);
+}
+
+/// The state in shared memory.
+struct Table;
+
+// SAFETY: `attach` checks magic, version and that as many slots as it returns fit the region.
+unsafe impl Place for Table {
+    type Config = u32;
+
+    const LAYOUT: LayoutHash = LayoutHash::of("Participants").mix(VERSION as u64);
+
+    fn layout(slots: &u32) -> Result<Layout, CreateError> {
+        let absurd = CreateError::Capacity {
+            requested: u64::from(*slots),
+            max: u64::from(MAX_PARTICIPANTS),
+        };
+        if *slots == 0 || *slots > MAX_PARTICIPANTS {
+            return Err(absurd);
+        }
+        let size = size_of::<Header>() + *slots as usize * size_of::<Slot>();
+        Layout::from_size_align(size, align_of::<Header>()).map_err(|_| absurd)
+    }
+
+    unsafe fn init(region: Region<'_>, slots: &u32) -> Result<(), CreateError> {
+        region.check(Self::layout(slots)?)?;
+        // SAFETY: large enough and aligned, as just checked; nobody else uses the bytes.
+        unsafe { region.base().as_ptr().write_bytes(0, region.len()) };
+        // SAFETY: as above; all fields are atomics, of which zero is a valid value.
+        let header = unsafe { region.base().cast::<Header>().as_ref() };
+        header.version.store(VERSION, Ordering::Relaxed);
+        header.slots.store(*slots, Ordering::Relaxed);
+        header
+            .pid_namespace
+            .store(sys::pid_namespace(), Ordering::Relaxed);
+        // Release pairs with the Acquire load in `attach`.
+        header.magic.store(MAGIC, Ordering::Release);
+        Ok(())
+    }
+
+    fn attach(region: Region<'_>) -> Result<u32, AttachError> {
+        let have = region.len() as u64;
+        let truncated = |need: usize| AttachError::Truncated {
+            need: need as u64,
+            have,
+        };
+        region
+            .check(Layout::new::<Header>())
+            .map_err(|_| truncated(size_of::<Header>()))?;
+        // SAFETY: large enough and aligned; any bytes are valid atomics.
+        let header = unsafe { region.base().cast::<Header>().as_ref() };
+        // Acquire pairs with the Release store in `init`.
+        let magic = header.magic.load(Ordering::Acquire);
+        if magic != MAGIC {
+            return Err(AttachError::BadMagic { found: magic });
+        }
+        let version = header.version.load(Ordering::Relaxed);
+        if version != VERSION {
+            return Err(AttachError::Version {
+                found: version,
+                expected: VERSION,
+            });
+        }
+        let slots = header.slots.load(Ordering::Relaxed);
+        let layout = Self::layout(&slots).map_err(|_| AttachError::Corrupt { field: "slots" })?;
+        if region.len() < layout.size() {
+            return Err(truncated(layout.size()));
+        }
+        Ok(slots)
+    }
+}
+
+/// A table of processes in shared memory, in which each can [`join`](Self::join), and by which
+/// each can tell who of the others has died.
+///
+/// One table serves any number of segments: make one for a group of processes, and pass it on
+/// (it travels inside messages) to all that share locks. Not needed for
+/// `Mutex` and `RLock` within one PID namespace: there the kernel tells. Needed by `Lock`,
+/// `Barrier`, and for locks shared by containers.
+///
+/// # Examples
+///
+/// ```
+/// use multiprocess_core::Peers;
+/// use multiprocess_shm::Participants;
+///
+/// let table = Participants::new(64)?;
+/// let (me, other) = (table.join()?, table.join()?);   // two, for the sake of the example
+/// let id = other.me();
+/// assert!(!me.is_dead(id));
+/// drop(other);
+/// assert!(me.is_dead(id));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Crash safety
+///
+/// A process that dies, in whatever way, is dead in the table at once; its slot is used again
+/// under another epoch. Trust: *guarded* as to memory; a hostile peer can write epochs, and so
+/// have the living taken for dead.
+///
+/// # Fork
+///
+/// A child is not a participant until it joins or uses a [`Participant`] of its parent's, which
+/// then joins anew.
+pub struct Participants {
+    segment: Segment,
+    slots: u32,
+}
+
+/// Why a process could not join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ParticipantError {
+    /// All slots are those of living processes.
+    Full {
+        /// Slots in the table.
+        slots: u32,
+    },
+    /// The kernel refused: no `/proc`, no descriptor left.
+    System(Errno),
+}
+
+impl fmt::Display for ParticipantError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full { slots } => write!(f, "all {slots} slots for participants are taken"),
+            Self::System(errno) => write!(f, "joining the participants: {errno}"),
+        }
+    }
+}
+
+impl core::error::Error for ParticipantError {}
+
+impl From<Errno> for ParticipantError {
+    fn from(errno: Errno) -> Self {
+        Self::System(errno)
+    }
+}
+
+impl Participants {
+    /// Makes a table for at most `slots` processes at a time, in a nameless segment.
+    ///
+    /// # Errors
+    ///
+    /// [`CreateError::Capacity`] for none or more than [`MAX_PARTICIPANTS`]; as
+    /// [`Segment::create`].
+    pub fn new(slots: u32) -> Result<Self, CreateError> {
+        let segment = Segment::create_place::<Table>(&slots)?;
+        Ok(Self { segment, slots })
+    }
+
+    /// Attaches to the table behind a descriptor that came from [`as_fd`](AsFd::as_fd).
+    ///
+    /// # Errors
+    ///
+    /// As [`Segment::attach`].
+    pub fn attach(file: OwnedFd) -> Result<Self, AttachError> {
+        let (segment, slots) = Segment::attach_place::<Table>(file)?;
+        Ok(Self { segment, slots })
+    }
+
+    /// Becomes a participant until the handle is dropped or the process ends.
+    ///
+    /// # Errors
+    ///
+    /// [`ParticipantError`].
+    pub fn join(&self) -> Result<Participant, ParticipantError> {
+        let table = Self {
+            segment: self.segment.try_clone().map_err(errno_of)?,
+            slots: self.slots,
+        };
+        let (file, id) = table.take_slot()?;
+        Ok(Participant {
+            table,
+            id: AtomicU32::new(id.bits()),
+            file: AtomicU32::new(file.into_raw_fd() as u32),
+            generation: AtomicU64::new(generation()),
+        })
+    }
+
+    /// The slots that have been used: who they belong or belonged to, and whether that one lives.
+    pub fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
+        (0..self.slots).filter_map(|number| {
+            let slot = self.slot(number)?;
+            let epoch = slot.epoch.load(Ordering::Acquire) as u16;
+            (epoch != 0).then(|| {
+                let id = ParticipantId::new(number as u16, epoch);
+                Entry {
+                    id,
+                    pid: slot.pid.load(Ordering::Relaxed),
+                    is_alive: !self.has_died(id, self.segment.as_fd()),
+                }
+            })
+        })
+    }
+
+    /// How many processes can take part at a time.
+    pub fn capacity(&self) -> u32 {
+        self.slots
+    }
+
+    fn header(&self) -> &Header {
+        // SAFETY: checked when the table was made or attached; the segment stays mapped.
+        unsafe { self.segment.payload().base().cast::<Header>().as_ref() }
+    }
+
+    fn slot(&self, number: u32) -> Option<&Slot> {
+        if number >= self.slots {
+            return None;
+        }
+        // SAFETY: `number` is below the slots that were found to fit; the bytes are atomics.
+        unsafe {
+            let first = self.segment.payload().base().add(size_of::<Header>());
+            Some(first.cast::<Slot>().add(number as usize).as_ref())
+        }
+    }
+
+    /// Steps 1 to 4.
+    fn take_slot(&self) -> Result<(OwnedFd, ParticipantId), ParticipantError> {
+        let file = ofd::reopen(self.segment.as_fd())?;
+        for number in 0..self.slots {
+            if !ofd::try_lock(file.as_fd(), u64::from(number))? {
+                continue;
+            }
+            let Some(slot) = self.slot(number) else { break };
+            let me = Identity::own();
+            slot.pid.store(me.pid, Ordering::Relaxed);
+            slot.start_time.store(me.start_time, Ordering::Relaxed);
+            slot.pid_namespace
+                .store(me.pid_namespace, Ordering::Relaxed);
+            if me.pid_namespace != self.header().pid_namespace.load(Ordering::Relaxed) {
+                self.header()
+                    .flags
+                    .fetch_or(MIXED_NAMESPACES, Ordering::SeqCst);
+            }
+            let epoch = match (slot.epoch.load(Ordering::Relaxed) as u16).wrapping_add(1) {
+                0 => 1, // 0 is: never used
+                next => next,
+            };
+            // Release pairs with the Acquire loads in `has_died` and `entries`.
+            slot.epoch.store(u32::from(epoch), Ordering::Release);
+            return Ok((file, ParticipantId::new(number as u16, epoch)));
+        }
+        Err(ParticipantError::Full { slots: self.slots })
+    }
+
+    /// Steps 5 to 7. `file` is a description that does not hold the byte itself.
+    fn has_died(&self, id: ParticipantId, file: BorrowedFd<'_>) -> bool {
+        let Some(slot) = self.slot(u32::from(id.slot())) else {
+            return false; // no such slot: nobody can attest anything
+        };
+        if slot.epoch.load(Ordering::Acquire) as u16 != id.epoch() {
+            return true;
+        }
+        match ofd::is_locked(file, u64::from(id.slot())) {
+            Ok(false) => true,
+            Err(_) => false,
+            Ok(true) => {
+                let process = Identity {
+                    pid: slot.pid.load(Ordering::Relaxed),
+                    start_time: slot.start_time.load(Ordering::Relaxed),
+                    pid_namespace: slot.pid_namespace.load(Ordering::Relaxed),
+                };
+                // A successor may have written its identity since, before its epoch: it is
+                // alive, and then this is late, not wrong.
+                process.is_dead()
+            }
+        }
+    }
+}
+
+impl AsFd for Participants {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.segment.as_fd()
+    }
+}
+
+impl fmt::Debug for Participants {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.entries()).finish()
+    }
+}
+
+/// One slot of the table that has been used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Entry {
+    /// As locks are stamped.
+    pub id: ParticipantId,
+    /// Its process id, in its own PID namespace.
+    pub pid: u32,
+    /// Whether it still takes part.
+    pub is_alive: bool,
+}
+
+/// This process as one of the [`Participants`]; what locks that ask for
+/// [`Peers`] are taken with.
+///
+/// # Crash safety
+///
+/// Dropped, or dead: its slot is free, and its id is dead to the others.
+///
+/// # Fork
+///
+/// In a child it joins anew at the first use, and is another participant from then on; if the
+/// table is full, an anonymous one. The parent's slot is its own: the child's copy of the file
+/// description is closed then.
+pub struct Participant {
+    table: Participants,
+    /// `ParticipantId` bits.
+    id: AtomicU32,
+    /// The descriptor of the private file description, or [`NO_FILE`].
+    file: AtomicU32,
+    /// The process that `id` and `file` belong to: its generation, which is odd; less one while
+    /// one of its threads changes them.
+    generation: AtomicU64,
+}
+
+const NO_FILE: u32 = u32::MAX;
+
+impl Participant {
+    /// The table it is in.
+    pub fn participants(&self) -> &Participants {
+        &self.table
+    }
+
+    /// Joins anew if this is not the process that joined.
+    #[inline]
+    fn renew(&self) {
+        // Acquire pairs with the Release store in `rejoin`.
+        if self.generation.load(Ordering::Acquire) != generation() {
+            self.rejoin();
+        }
+    }
+
+    #[cold]
+    fn rejoin(&self) {
+        let now = generation();
+        loop {
+            let seen = self.generation.load(Ordering::Acquire);
+            if seen == now {
+                return;
+            }
+            // What another process has left, even while it was changing it, is past.
+            let renewing = now - 1;
+            let first = seen != renewing
+                && self
+                    .generation
+                    .compare_exchange(seen, renewing, Ordering::Acquire, Ordering::Relaxed)
+                    .is_ok();
+            if first {
+                break;
+            }
+            spin_loop();
+        }
+        let (file, id) = match self.table.take_slot() {
+            Ok((file, id)) => (file.into_raw_fd() as u32, id),
+            Err(_) => (NO_FILE, ParticipantId::ANONYMOUS),
+        };
+        close(self.file.swap(file, Ordering::Relaxed));
+        self.id.store(id.bits(), Ordering::Relaxed);
+        // Release pairs with the Acquire loads here and in `renew`.
+        self.generation.store(now, Ordering::Release);
+    }
+}
+
+fn close(file: u32) {
+    if file != NO_FILE {
+        // SAFETY: a descriptor that `take_slot` opened and nobody else has.
+        drop(unsafe { OwnedFd::from_raw_fd(file as i32) });
+    }
+}
+
+// SAFETY: an epoch moves on only after the byte was free, the kernel frees the byte when the last
+// descriptor of a description that only this process's lineage has is closed, and the recorded
+// start time tells a process from its successors. `me` is the slot whose byte we hold.
+unsafe impl Peers for Participant {
+    fn me(&self) -> ParticipantId {
+        self.renew();
+        ParticipantId::from_bits(self.id.load(Ordering::Relaxed))
+    }
+
+    fn is_dead(&self, participant: ParticipantId) -> bool {
+        !participant.is_anonymous()
+            && participant != self.me()
+            && self.table.has_died(participant, self.table.segment.as_fd())
+    }
+
+    fn share_pid_namespace(&self) -> bool {
+        self.table.header().flags.load(Ordering::Relaxed) & MIXED_NAMESPACES == 0
+    }
+}
+
+impl Drop for Participant {
+    fn drop(&mut self) {
+        close(self.file.load(Ordering::Relaxed));
+    }
+}
+
+impl fmt::Debug for Participant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Participant").field(&self.me()).finish()
+    }
+}
+
+fn errno_of(error: AttachError) -> Errno {
+    match error {
+        AttachError::System(errno) => errno,
+        _ => Errno::IO,
+    }
+}

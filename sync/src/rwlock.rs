@@ -1,0 +1,418 @@
+//! `RwLock<T>`: many readers or one writer, each of which may die. Algorithm: one robust lock
+//! for the writer and one for each reader, on cache lines of their own (as BRAVO's reader
+//! table, <https://arxiv.org/abs/1810.01553>, and LMDB's), with Dekker's handshake in between.
+//!
+//! # Protocol
+//!
+//! *read*: (1) take a slot, a [`RawMutex`] that is nearly always free; (2) full fence; (3) look at
+//! the writer's mutex: free and consistent: reading. Else (4) give the slot back; (5) announce
+//! oneself at the gate; (6) full fence, look again; (7) park at the gate; from (1). *end of read*:
+//! (8) give the slot back.
+//! *write*: (9) take the writer's mutex; (10) full fence; (11) wait for each slot to be free, in
+//! order. *end of write*: (12) release the mutex; (13) full fence; (14) if somebody waits at the
+//! gate, open it: generation + 1, wake all.
+//!
+//! # Ordering
+//!
+//! The fences of 2 and 10 are Dekker's: either the reader sees the writer, or the writer sees the
+//! reader's slot; so are those of 6 and 13. The Release of a slot (8) pairs with the Acquire look
+//! in 11, that of the mutex (12) with the Acquire look in 3.
+//!
+//! # Crash safety: killed right after step
+//!
+//! | step | left behind | the others |
+//! |---|---|---|
+//! | 1, 2, 3 | a slot of the dead | the kernel marks it and wakes the writer that waits for it; without a list, a writer asks the participants; the next reader takes the slot over |
+//! | 5, 7 | gate announced in vain | one wake too many |
+//! | 9, 10, 11 | the writer's mutex of the dead | writers: `OwnerDied`; readers: `WriterDied` until one has repaired the data |
+//! | 12, 13 | gate closed, nobody woken | readers notice at their inner bound, at most 1 s later |
+
+use core::fmt;
+
+use multiprocess_core::atomic::{
+    AtomicU32,
+    Ordering::{Relaxed, SeqCst},
+    UnsafeCell, fence,
+};
+use multiprocess_core::park::Patience;
+use multiprocess_core::thread::Caller;
+use multiprocess_core::{CachePadded, Deadline, LayoutHash, ShmSafe, Timeout, array_of, park};
+
+use crate::raw_mutex::Look;
+use crate::{LockError, RawMutex, TryLockError};
+
+mod guard;
+
+pub use guard::{RwLockReadGuard, RwLockWriteGuard};
+
+const WAITERS: u32 = 1;
+const GENERATION_ONE: u32 = 2;
+
+/// What the writer and those who wait for it share.
+#[repr(C)]
+struct Writer {
+    mutex: RawMutex,
+    /// | bits | meaning | who enters | who leaves |
+    /// |---|---|---|---|
+    /// | WAITERS | readers may sleep here | reader (5) | writer (14) |
+    /// | generation, from bit 1 | times it was opened, modulo 2^31 | writer (14) | |
+    gate: AtomicU32,
+    reserved: AtomicU32,
+}
+
+#[cfg(not(loom))]
+static_assertions::const_assert_eq!(size_of::<Writer>(), 48);
+
+/// Data in shared memory that many may read, or one may write, at a time; robust.
+///
+/// Readers do not meet on a cache line, so reading scales; a writer looks at all `SLOTS` of
+/// them, and the lock is `(SLOTS + 1) * 128` bytes large. For small data with frequent writers a
+/// [`Mutex`](crate::Mutex) is better. Writers go first: readers that come while one waits let it
+/// pass. More than `SLOTS` readers at a time wait for each other. A thread may read twice, but a
+/// writer that waits in between makes that a deadlock.
+///
+/// # Examples
+///
+/// ```
+/// use multiprocess_shm::Shared;
+/// use multiprocess_sync::RwLock;
+///
+/// let table = Shared::new(RwLock::<[u32; 16]>::new([0; 16]))?;
+/// table.write().unwrap()[3] = 7;
+/// let (one, other) = (table.read().unwrap(), table.read().unwrap());
+/// assert_eq!(one[3] + other[3], 14);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Memory ordering
+///
+/// What a writer wrote is visible to whoever has the lock later.
+///
+/// # Crash safety
+///
+/// A reader that dies blocks nobody. A writer that dies leaves data that may be half-written: the
+/// next writer has it with [`LockError::OwnerDied`], repairs it and says
+/// [`mark_consistent`](RwLockWriteGuard::mark_consistent); until then readers get
+/// [`LockError::WriterDied`]. Detection as for [`RawMutex`]. Trust: *trusting*, as there.
+///
+/// # Fork
+///
+/// A child owns neither its parent's reads nor its writes: their guards release nothing there.
+// Layout: 0x00 writer (128), 0x80 slots (128 each), then the data at its alignment.
+#[repr(C)]
+pub struct RwLock<T, const SLOTS: usize = 32> {
+    writer: CachePadded<Writer>,
+    slots: [CachePadded<RawMutex>; SLOTS],
+    data: UnsafeCell<T>,
+}
+
+#[cfg(not(loom))]
+static_assertions::const_assert_eq!(core::mem::offset_of!(RwLock<u64, 3>, slots), 0x80);
+#[cfg(not(loom))]
+static_assertions::const_assert_eq!(core::mem::offset_of!(RwLock<u64, 3>, data), 0x200);
+
+// SAFETY: the data is reached through guards only: one that writes, or any number that read.
+unsafe impl<T: Send, const SLOTS: usize> Send for RwLock<T, SLOTS> {}
+// SAFETY: as above; readers share `&T` between threads, writers take `&mut T` to theirs.
+unsafe impl<T: Send + Sync, const SLOTS: usize> Sync for RwLock<T, SLOTS> {}
+
+impl<T, const SLOTS: usize> RwLock<T, SLOTS> {
+    const NOT_EMPTY: () = assert!(SLOTS > 0, "a lock without a slot could not be read");
+
+    multiprocess_core::const_unless_loom! {
+        /// An unlocked lock around `value`.
+        pub fn new(value: T) -> Self {
+            let () = Self::NOT_EMPTY;
+            Self {
+                writer: CachePadded::new(Writer {
+                    mutex: RawMutex::new(),
+                    gate: AtomicU32::new(0),
+                    reserved: AtomicU32::new(0),
+                }),
+                slots: array_of![CachePadded::new(RawMutex::new()); SLOTS],
+                data: UnsafeCell::new(value),
+            }
+        }
+    }
+
+    /// Locks for reading, waiting as long as it takes.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::WriterDied`], [`LockError::NotRecoverable`], [`LockError::TooManyHeld`],
+    /// [`LockError::Corrupt`], [`LockError::System`]. Never `OwnerDied`.
+    #[cfg(all(feature = "std", not(loom)))]
+    #[inline]
+    pub fn read(&self) -> Result<RwLockReadGuard<'_, T, SLOTS>, LockError<()>> {
+        self.read_as(Caller::current(), Timeout::Never)
+    }
+
+    /// Locks for reading unless that takes longer than `timeout`; zero tries once.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read), and [`LockError::Timeout`].
+    #[cfg(all(feature = "std", not(loom)))]
+    #[inline]
+    pub fn read_timeout(
+        &self,
+        timeout: impl Into<Timeout>,
+    ) -> Result<RwLockReadGuard<'_, T, SLOTS>, LockError<()>> {
+        self.read_as(Caller::current(), timeout)
+    }
+
+    /// Locks for reading if that is possible at once.
+    ///
+    /// # Errors
+    ///
+    /// [`TryLockError`], but never `OwnerDied`.
+    #[cfg(all(feature = "std", not(loom)))]
+    #[inline]
+    pub fn try_read(&self) -> Result<RwLockReadGuard<'_, T, SLOTS>, TryLockError<()>> {
+        self.read_as(Caller::current(), Timeout::TRY)
+            .map_err(TryLockError::from_timed)
+    }
+
+    /// Locks for writing, waiting as long as it takes.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError`]; [`OwnerDied`](LockError::OwnerDied) carries the guard.
+    #[cfg(all(feature = "std", not(loom)))]
+    #[inline]
+    pub fn write(
+        &self,
+    ) -> Result<RwLockWriteGuard<'_, T, SLOTS>, LockError<RwLockWriteGuard<'_, T, SLOTS>>> {
+        self.write_as(Caller::current(), Timeout::Never)
+    }
+
+    /// Locks for writing unless that takes longer than `timeout`; zero tries once.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write), and [`LockError::Timeout`].
+    #[cfg(all(feature = "std", not(loom)))]
+    #[inline]
+    pub fn write_timeout(
+        &self,
+        timeout: impl Into<Timeout>,
+    ) -> Result<RwLockWriteGuard<'_, T, SLOTS>, LockError<RwLockWriteGuard<'_, T, SLOTS>>> {
+        self.write_as(Caller::current(), timeout)
+    }
+
+    /// Locks for writing if that is possible at once.
+    ///
+    /// # Errors
+    ///
+    /// [`TryLockError`]; [`OwnerDied`](TryLockError::OwnerDied) carries the guard.
+    #[cfg(all(feature = "std", not(loom)))]
+    #[inline]
+    pub fn try_write(
+        &self,
+    ) -> Result<RwLockWriteGuard<'_, T, SLOTS>, TryLockError<RwLockWriteGuard<'_, T, SLOTS>>> {
+        self.write_as(Caller::current(), Timeout::TRY)
+            .map_err(TryLockError::from_timed)
+    }
+
+    /// Locks for reading in the name of `caller`: without `std`, or as one of several
+    /// participants.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_timeout`](Self::read_timeout).
+    #[inline]
+    pub fn read_as<'a>(
+        &'a self,
+        caller: Caller<'a>,
+        timeout: impl Into<Timeout>,
+    ) -> Result<RwLockReadGuard<'a, T, SLOTS>, LockError<()>> {
+        let deadline = Deadline::after(timeout);
+        loop {
+            let slot = self.take_slot(&caller, deadline)?;
+            // Dekker, reader's half: pairs with the fence in `write_as`.
+            fence(SeqCst);
+            let look = self.writer.mutex.look();
+            if look == Look::Free {
+                return Ok(RwLockReadGuard::of(self, slot, caller));
+            }
+            // Ours: just taken.
+            let _ = slot.release(&caller);
+            match look {
+                Look::NotRecoverable => return Err(LockError::NotRecoverable),
+                Look::Died => return Err(LockError::WriterDied),
+                Look::Held | Look::Free => self.wait_at_gate(&caller, deadline)?,
+            }
+        }
+    }
+
+    /// Step 1: a slot that is free, or was a dead reader's.
+    #[inline]
+    fn take_slot(
+        &self,
+        caller: &Caller<'_>,
+        deadline: Deadline,
+    ) -> Result<&RawMutex, LockError<()>> {
+        // Multiplied, so that ids in a row lie apart (Fibonacci hashing).
+        let start = (caller.thread().id().wrapping_mul(0x9e37_79b9) >> 16) as usize % SLOTS;
+        for probe in 0..SLOTS {
+            let slot = &*self.slots[(start + probe) % SLOTS];
+            match slot.try_acquire(caller) {
+                Ok(()) => return Ok(slot),
+                Err(TryLockError::OwnerDied(())) => {
+                    // A reader has nothing to leave half-done.
+                    let _ = slot.mark_consistent(caller);
+                    return Ok(slot);
+                }
+                Err(TryLockError::TooManyHeld) => return Err(LockError::TooManyHeld),
+                Err(_) => {} // taken, or broken by a peer: the next
+            }
+        }
+        self.wait_for_slot(&self.slots[start], caller, deadline)
+    }
+
+    #[cold]
+    fn wait_for_slot<'a>(
+        &self,
+        slot: &'a RawMutex,
+        caller: &Caller<'_>,
+        deadline: Deadline,
+    ) -> Result<&'a RawMutex, LockError<()>> {
+        match slot.acquire_by(caller, || deadline) {
+            Ok(()) => Ok(slot),
+            Err(LockError::OwnerDied(())) => {
+                let _ = slot.mark_consistent(caller);
+                Ok(slot)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Steps 5 to 7, until the writer is gone.
+    #[cold]
+    fn wait_at_gate(&self, caller: &Caller<'_>, deadline: Deadline) -> Result<(), LockError<()>> {
+        let gate = &self.writer.gate;
+        let mut patience = Patience::new();
+        loop {
+            let seen = gate.fetch_or(WAITERS, Relaxed) | WAITERS;
+            // Dekker, reader's half: pairs with the fence in `open_gate`.
+            fence(SeqCst);
+            if self.writer.mutex.look() != Look::Held {
+                return Ok(());
+            }
+            let dead = caller
+                .peers()
+                .is_some_and(|peers| self.writer.mutex.owner_is_dead(peers));
+            if dead {
+                return Err(LockError::WriterDied);
+            }
+            if deadline.has_passed() {
+                return Err(LockError::Timeout);
+            }
+            patience
+                .park(gate, seen, deadline)
+                .map_err(LockError::System)?;
+        }
+    }
+
+    /// Locks for writing in the name of `caller`: without `std`, or as one of several
+    /// participants.
+    ///
+    /// # Errors
+    ///
+    /// As [`write_timeout`](Self::write_timeout).
+    pub fn write_as<'a>(
+        &'a self,
+        caller: Caller<'a>,
+        timeout: impl Into<Timeout>,
+    ) -> Result<RwLockWriteGuard<'a, T, SLOTS>, LockError<RwLockWriteGuard<'a, T, SLOTS>>> {
+        let deadline = Deadline::after(timeout);
+        let taken = self.writer.mutex.acquire_by(&caller, || deadline);
+        let guard = || RwLockWriteGuard::of(self, caller);
+        let taken = match taken {
+            Ok(()) => Ok(guard()),
+            Err(LockError::OwnerDied(())) => Err(guard()),
+            Err(error) => return Err(error.map(|()| guard())),
+        };
+        // Dekker, writer's half: pairs with the fence in `read_as`.
+        fence(SeqCst);
+        for slot in &self.slots {
+            if let Err(error) = slot.wait_until_free(&caller, deadline) {
+                // What was not repaired for want of time is left to the next writer.
+                core::mem::forget(taken);
+                if self.writer.mutex.release_unrepaired(&caller).is_ok() {
+                    self.open_gate();
+                }
+                return Err(error.without_guard());
+            }
+        }
+        taken.map_err(LockError::OwnerDied)
+    }
+
+    /// Steps 13 and 14.
+    fn open_gate(&self) {
+        let gate = &self.writer.gate;
+        // Dekker, writer's half: pairs with the fence in `wait_at_gate`.
+        fence(SeqCst);
+        let mut seen = gate.load(Relaxed);
+        while seen & WAITERS != 0 {
+            let open = seen.wrapping_add(GENERATION_ONE) & !WAITERS;
+            match gate.compare_exchange(seen, open, Relaxed, Relaxed) {
+                Ok(_) => {
+                    park::wake(gate, u32::MAX);
+                    return;
+                }
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// The writer's lock alone.
+    pub fn writer(&self) -> &RawMutex {
+        &self.writer.mutex
+    }
+
+    /// Readers at the moment of asking.
+    pub fn readers(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.is_locked()).count()
+    }
+}
+
+impl<T: Default, const SLOTS: usize> Default for RwLock<T, SLOTS> {
+    fn default() -> Self {
+        Self::new(T::default())
+    }
+}
+
+impl<T, const SLOTS: usize> fmt::Debug for RwLock<T, SLOTS> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RwLock")
+            .field("writer", &self.writer.mutex)
+            .field("readers", &self.readers())
+            .finish_non_exhaustive()
+    }
+}
+
+// SAFETY: `repr(C)` of `ShmSafe` locks, words of which any value is valid, and `ShmSafe` data.
+unsafe impl<T: ShmSafe, const SLOTS: usize> ShmSafe for RwLock<T, SLOTS> {
+    const LAYOUT: LayoutHash = LayoutHash::of_type::<Self>("RwLock")
+        .mix(SLOTS as u64)
+        .mix(RawMutex::LAYOUT.bits())
+        .mix(T::LAYOUT.bits());
+
+    unsafe fn placed(&self) {
+        // SAFETY: the caller's word holds for every part; the data is only borrowed for this
+        // call, before it is shared.
+        unsafe {
+            self.writer.mutex.placed();
+            self.slots.placed();
+            self.data.with(|data| (*data).placed());
+        }
+    }
+
+    fn may_unmap(&self) -> bool {
+        self.writer.mutex.may_unmap()
+            && self.slots.may_unmap()
+            // SAFETY: nobody in this process uses the value when it is asked, by the trait's word.
+            && self.data.with(|data| unsafe { (*data).may_unmap() })
+    }
+}
