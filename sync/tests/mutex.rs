@@ -121,25 +121,44 @@ fn a_mutex_in_private_memory_may_move_while_it_is_locked() {
 }
 
 #[test]
-fn locks_are_released_in_any_order() {
+fn threads_that_end_with_any_of_many_hand_on_just_those() {
     let all = Shared::new([const { RawMutex::new() }; 8]).unwrap();
-    let me = Caller::current();
-    let mut seed = 1_u32;
-    let mut held = [false; 8];
-    for _ in 0..20_000 {
-        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let i = (seed >> 16) as usize % 8;
-        if held[i] {
-            all[i].release(&me).unwrap();
-        } else {
-            all[i].acquire(&me, Timeout::TRY).unwrap();
+    for round in 0..200_u32 {
+        let mut held = [false; 8];
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let me = Caller::current();
+                let mut seed = round;
+                for _ in 0..round {
+                    seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    let i = (seed >> 16) as usize % 8;
+                    if held[i] {
+                        all[i].release(&me).unwrap();
+                    } else {
+                        all[i].acquire(&me, Timeout::TRY).unwrap();
+                    }
+                    held[i] = !held[i];
+                }
+                assert_eq!(
+                    me.thread().held() as usize,
+                    held.iter().filter(|h| **h).count()
+                );
+            });
+        });
+        // The scope ends when the closure has: the thread itself may take a moment longer.
+        let me = Caller::current();
+        for (mutex, held) in all.iter().zip(held) {
+            let taken = mutex.acquire(&me, Duration::from_secs(10));
+            let expected = if held {
+                Err(LockError::OwnerDied(()))
+            } else {
+                Ok(())
+            };
+            assert_eq!(taken, expected, "round {round}");
+            mutex.mark_consistent(&me).unwrap();
+            mutex.release(&me).unwrap();
         }
-        held[i] = !held[i];
     }
-    for i in (0..8).filter(|i| held[*i]) {
-        all[i].release(&me).unwrap();
-    }
-    assert_eq!(me.thread().held(), 0);
 }
 
 #[test]
