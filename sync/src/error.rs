@@ -242,3 +242,69 @@ impl fmt::Display for WaitError {
 }
 
 impl core::error::Error for WaitError {}
+
+/// A semaphore was to be made that cannot be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InvalidPermits {
+    /// More than [`Semaphore::MAX`](crate::Semaphore::MAX).
+    TooMany,
+    /// More permits than its own limit.
+    MoreThanMax,
+    /// Room for none: nobody could ever acquire it.
+    NoRoom,
+}
+
+impl fmt::Display for InvalidPermits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TooMany => "a semaphore holds at most 2147483647 permits",
+            Self::MoreThanMax => "more permits than the semaphore's own limit",
+            Self::NoRoom => "a semaphore with room for no permit",
+        })
+    }
+}
+
+impl core::error::Error for InvalidPermits {}
+
+/// Why a permit was not taken at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TryAcquireError {
+    /// There is none.
+    WouldBlock,
+    /// The word holds numbers that no party of this protocol writes.
+    Corrupt,
+}
+
+impl fmt::Display for TryAcquireError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::WouldBlock => "the semaphore has no permit",
+            Self::Corrupt => "the semaphore's word is corrupt",
+        })
+    }
+}
+
+impl core::error::Error for TryAcquireError {}
+
+/// Why permits were not given back. Nothing was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReleaseError {
+    /// There is no room for so many.
+    TooMany,
+    /// The word holds numbers that no party of this protocol writes.
+    Corrupt,
+}
+
+impl fmt::Display for ReleaseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TooMany => "the semaphore was released too many times",
+            Self::Corrupt => "the semaphore's word is corrupt",
+        })
+    }
+}
+
+impl core::error::Error for ReleaseError {}

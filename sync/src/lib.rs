@@ -1,4 +1,4 @@
-//! What waits: locks and events that live directly in shared memory.
+//! What waits: locks, events and semaphores that live directly in shared memory.
 //!
 //! Every type here is plain bytes in `repr(C)`, valid when all bytes are zero, position
 //! independent, and works from any process that maps them. Nothing allocates, nothing needs
@@ -7,6 +7,7 @@
 #![no_std]
 #![warn(clippy::unnecessary_safety_comment)]
 
+mod bounded_semaphore;
 mod condition;
 mod error;
 mod event;
@@ -14,11 +15,17 @@ mod lock;
 mod mutex;
 mod raw_mutex;
 mod rlock;
+mod semaphore;
 
+pub use bounded_semaphore::BoundedSemaphore;
 pub use condition::{Condition, ConditionGuard};
-pub use error::{LockError, NotLocked, NotOwner, TryLockError, WaitError};
+pub use error::{
+    InvalidPermits, LockError, NotLocked, NotOwner, ReleaseError, TryAcquireError, TryLockError,
+    WaitError,
+};
 pub use event::Event;
 pub use lock::{Lock, LockGuard};
 pub use mutex::{Mutex, MutexGuard};
 pub use raw_mutex::RawMutex;
 pub use rlock::{RLock, RLockGuard};
+pub use semaphore::{Permit, Semaphore};
