@@ -64,7 +64,7 @@ pub use multiprocess_core::{
 };
 pub use multiprocess_shm::{Mapping, Segment, Shared, transfer};
 pub use multiprocess_sync::{
-    BoundedSemaphore, Condition, Event, InvalidPermits, Lock, LockError, LockGuard, Mutex,
-    MutexGuard, NotLocked, NotOwner, Permit, RLock, RLockGuard, RawMutex, ReleaseError, Semaphore,
-    TryAcquireError, TryLockError, WaitError,
+    Barrier, BarrierError, BoundedSemaphore, Condition, Event, InvalidParties, InvalidPermits,
+    Lock, LockError, LockGuard, Mutex, MutexGuard, NotLocked, NotOwner, Permit, RLock, RLockGuard,
+    RawMutex, ReleaseError, Semaphore, TryAcquireError, TryLockError, WaitError,
 };

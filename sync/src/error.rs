@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use multiprocess_core::Errno;
+use multiprocess_core::{Errno, ParticipantId};
 
 /// Why a lock was not taken, or not simply taken, within the time given.
 ///
@@ -308,3 +308,49 @@ impl fmt::Display for ReleaseError {
 }
 
 impl core::error::Error for ReleaseError {}
+
+/// A barrier was to be made for a number of parties that cannot be: none, or more than
+/// [`Barrier::MAX_PARTIES`](crate::Barrier::MAX_PARTIES).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidParties;
+
+impl fmt::Display for InvalidParties {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a barrier is for 1 to 4095 parties")
+    }
+}
+
+impl core::error::Error for InvalidParties {}
+
+/// Why a party did not pass a barrier. Nobody passes in such a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BarrierError {
+    /// Somebody's time ran out, or somebody aborted or reset the barrier, or somebody died.
+    Broken {
+        /// Who died, if a death was found.
+        dead: Option<ParticipantId>,
+    },
+    /// This party's own time ran out, and that broke the barrier for all.
+    Timeout,
+    /// The words hold numbers that no party of this protocol writes.
+    Corrupt,
+    /// The kernel refused to let us sleep on the word, and that broke the barrier for all.
+    System(Errno),
+}
+
+impl fmt::Display for BarrierError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Broken { dead: None } => f.write_str("the barrier is broken"),
+            Self::Broken { dead: Some(dead) } => {
+                write!(f, "the barrier is broken: {dead:?} died")
+            }
+            Self::Timeout => f.write_str("timed out waiting at the barrier, which is now broken"),
+            Self::Corrupt => f.write_str("the barrier's words are corrupt"),
+            Self::System(errno) => write!(f, "waiting at the barrier: {errno}"),
+        }
+    }
+}
+
+impl core::error::Error for BarrierError {}

@@ -1,12 +1,14 @@
-//! What waits: locks, events and semaphores that live directly in shared memory.
+//! What waits: locks, events, semaphores and barriers that live directly in shared memory.
 //!
-//! Every type here is plain bytes in `repr(C)`, valid when all bytes are zero, position
-//! independent, and works from any process that maps them. Nothing allocates, nothing needs
+//! Every type here is plain bytes in `repr(C)`, valid when all bytes are zero (but for
+//! [`Barrier`], which must know its parties), position independent, and works from any process
+//! that maps them. Nothing allocates, nothing needs
 //! libc, an uncontended operation makes no system call. The crate's `README.md` is its design
 //! document: layouts, protocols, crash tables.
 #![no_std]
 #![warn(clippy::unnecessary_safety_comment)]
 
+mod barrier;
 mod bounded_semaphore;
 mod condition;
 mod error;
@@ -17,11 +19,12 @@ mod raw_mutex;
 mod rlock;
 mod semaphore;
 
+pub use barrier::Barrier;
 pub use bounded_semaphore::BoundedSemaphore;
 pub use condition::{Condition, ConditionGuard};
 pub use error::{
-    InvalidPermits, LockError, NotLocked, NotOwner, ReleaseError, TryAcquireError, TryLockError,
-    WaitError,
+    BarrierError, InvalidParties, InvalidPermits, LockError, NotLocked, NotOwner, ReleaseError,
+    TryAcquireError, TryLockError, WaitError,
 };
 pub use event::Event;
 pub use lock::{Lock, LockGuard};
