@@ -19,14 +19,13 @@ pub fn lock_budget() -> u32 {
     if sys::cpus() > 1 { LOCK_SPINS } else { 0 }
 }
 
-/// The budget of a hand-off among `parties` that all run at once: [`HANDOFF_SPINS`], or that of a
-/// lock if there are more of them than CPUs. Who spins then keeps off the CPU the one it waits for.
+/// The budget of a hand-off among `parties` that all run at once: [`HANDOFF_SPINS`], or 0 if there
+/// are more of them than CPUs. Who spins then keeps off the CPU the one it waits for.
 #[inline]
 pub fn handoff_budget(parties: u32) -> u32 {
     match sys::cpus() {
-        1 => 0,
-        cpus if parties <= cpus => HANDOFF_SPINS,
-        _ => LOCK_SPINS,
+        cpus if cpus > 1 && parties <= cpus => HANDOFF_SPINS,
+        _ => 0,
     }
 }
 

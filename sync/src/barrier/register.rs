@@ -16,6 +16,12 @@ fn participant(stamp: u64) -> ParticipantId {
     ParticipantId::from_bits((stamp >> 32) as u32)
 }
 
+/// Where the search for a place begins: neighbours in the table of participants, which sign at the
+/// same time, lie on cache lines of their own.
+fn home(slot: u16) -> usize {
+    usize::from(slot % 8 * 8 + slot / 8 % 8)
+}
+
 /// Whether a stamp says nothing about `round` and the one before it any more.
 fn is_outdated(stamp: u64, round: u32) -> bool {
     let age = round.wrapping_sub(stamp as u32);
@@ -47,7 +53,7 @@ impl Register {
     /// Notes that `who` has come to `round`, in the first place that it can have, from the one that
     /// its slot number says. With more than [`PLACES`] participants in two rounds there is none.
     pub(super) fn sign(&self, who: ParticipantId, round: u32) {
-        let home = usize::from(who.slot());
+        let home = home(who.slot());
         for i in 0..PLACES {
             let place = &self.places[(home + i) % PLACES];
             let mut seen = place.load(Relaxed);
