@@ -11,6 +11,11 @@ mod real {
     pub use core::hint::spin_loop;
     pub use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
+    /// An array of words that are zero.
+    pub const fn zeroes<const N: usize>() -> [AtomicU64; N] {
+        [const { AtomicU64::new(0) }; N]
+    }
+
     /// [`core::cell::UnsafeCell`] with loom's closure interface.
     ///
     /// The closures receive raw pointers: bytes that a peer process may write are never seen
@@ -43,6 +48,11 @@ mod real {
 mod real {
     pub use loom::cell::UnsafeCell;
     pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+    /// An array of words that are zero.
+    pub fn zeroes<const N: usize>() -> [AtomicU64; N] {
+        core::array::from_fn(|_| AtomicU64::new(0))
+    }
 
     /// A spinning thread gives way, or a model would never end.
     pub fn spin_loop() {

@@ -19,6 +19,16 @@ pub fn lock_budget() -> u32 {
     if sys::cpus() > 1 { LOCK_SPINS } else { 0 }
 }
 
+/// The budget of a hand-off among `parties` that all run at once: [`HANDOFF_SPINS`], or 0 if there
+/// are more of them than CPUs. Who spins then keeps off the CPU the one it waits for.
+#[inline]
+pub fn handoff_budget(parties: u32) -> u32 {
+    match sys::cpus() {
+        cpus if cpus > 1 && parties <= cpus => HANDOFF_SPINS,
+        _ => 0,
+    }
+}
+
 /// A spin budget that follows what spinning has been worth lately.
 ///
 /// Starts at a tenth of [`HANDOFF_SPINS`]; after each wait, `average += (used - average) / 8`,

@@ -64,7 +64,8 @@ pub use multiprocess_core::{
 };
 pub use multiprocess_shm::{Mapping, Participant, Participants, Segment, Shared, transfer};
 pub use multiprocess_sync::{
-    Condition, Event, Lock, LockError, LockGuard, Mutex, MutexGuard, NotLocked, NotOwner, Once,
-    OnceCell, RLock, RLockGuard, RawMutex, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
-    WaitError,
+    Barrier, BarrierError, BoundedSemaphore, Condition, Event, InvalidParties, InvalidPermits,
+    Lock, LockError, LockGuard, Mutex, MutexGuard, NotLocked, NotOwner, Once, OnceCell, Permit,
+    RLock, RLockGuard, RawMutex, ReleaseError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+    Semaphore, TryAcquireError, TryLockError, WaitError,
 };

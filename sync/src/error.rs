@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use multiprocess_core::Errno;
+use multiprocess_core::{Errno, ParticipantId};
 
 /// Why a lock was not taken, or not simply taken, within the time given.
 ///
@@ -249,3 +249,115 @@ impl fmt::Display for WaitError {
 }
 
 impl core::error::Error for WaitError {}
+
+/// A semaphore was to be made that cannot be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InvalidPermits {
+    /// More than [`Semaphore::MAX`](crate::Semaphore::MAX).
+    TooMany,
+    /// More permits than its own limit.
+    MoreThanMax,
+    /// Room for none: nobody could ever acquire it.
+    NoRoom,
+}
+
+impl fmt::Display for InvalidPermits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TooMany => "a semaphore holds at most 2147483647 permits",
+            Self::MoreThanMax => "more permits than the semaphore's own limit",
+            Self::NoRoom => "a semaphore with room for no permit",
+        })
+    }
+}
+
+impl core::error::Error for InvalidPermits {}
+
+/// Why a permit was not taken at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TryAcquireError {
+    /// There is none.
+    WouldBlock,
+    /// The word holds numbers that no party of this protocol writes.
+    Corrupt,
+}
+
+impl fmt::Display for TryAcquireError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::WouldBlock => "the semaphore has no permit",
+            Self::Corrupt => "the semaphore's word is corrupt",
+        })
+    }
+}
+
+impl core::error::Error for TryAcquireError {}
+
+/// Why permits were not given back. Nothing was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReleaseError {
+    /// There is no room for so many.
+    TooMany,
+    /// The word holds numbers that no party of this protocol writes.
+    Corrupt,
+}
+
+impl fmt::Display for ReleaseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TooMany => "the semaphore was released too many times",
+            Self::Corrupt => "the semaphore's word is corrupt",
+        })
+    }
+}
+
+impl core::error::Error for ReleaseError {}
+
+/// A barrier was to be made for a number of parties that cannot be: none, or more than
+/// [`Barrier::MAX_PARTIES`](crate::Barrier::MAX_PARTIES).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidParties;
+
+impl fmt::Display for InvalidParties {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a barrier is for 1 to 4095 parties")
+    }
+}
+
+impl core::error::Error for InvalidParties {}
+
+/// Why a party did not pass a barrier. Nobody passes in such a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BarrierError {
+    /// Somebody's time ran out, or somebody aborted or reset the barrier, or somebody died.
+    Broken {
+        /// Who died, if a death was found.
+        dead: Option<ParticipantId>,
+    },
+    /// This party's own time ran out, and that broke the barrier for all.
+    Timeout,
+    /// The words hold numbers that no party of this protocol writes.
+    Corrupt,
+    /// The kernel refused to let us sleep on the word, and that broke the barrier for all.
+    System(Errno),
+}
+
+impl fmt::Display for BarrierError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Broken { dead: None } => f.write_str("the barrier is broken"),
+            Self::Broken { dead: Some(dead) } => {
+                write!(f, "the barrier is broken: {dead:?} died")
+            }
+            Self::Timeout => f.write_str("timed out waiting at the barrier, which is now broken"),
+            Self::Corrupt => f.write_str("the barrier's words are corrupt"),
+            Self::System(errno) => write!(f, "waiting at the barrier: {errno}"),
+        }
+    }
+}
+
+impl core::error::Error for BarrierError {}

@@ -1,12 +1,15 @@
-//! What waits: locks and events that live directly in shared memory.
+//! What waits: locks, events, semaphores and barriers that live directly in shared memory.
 //!
-//! Every type here is plain bytes in `repr(C)`, valid when all bytes are zero, position
-//! independent, and works from any process that maps them. Nothing allocates, nothing needs
+//! Every type here is plain bytes in `repr(C)`, valid when all bytes are zero (but for
+//! [`Barrier`], which must know its parties), position independent, and works from any process
+//! that maps them. Nothing allocates, nothing needs
 //! libc, an uncontended operation makes no system call. The crate's `README.md` is its design
 //! document: layouts, protocols, crash tables.
 #![no_std]
 #![warn(clippy::unnecessary_safety_comment)]
 
+mod barrier;
+mod bounded_semaphore;
 mod condition;
 mod error;
 mod event;
@@ -16,9 +19,15 @@ mod once;
 mod raw_mutex;
 mod rlock;
 mod rwlock;
+mod semaphore;
 
+pub use barrier::Barrier;
+pub use bounded_semaphore::BoundedSemaphore;
 pub use condition::{Condition, ConditionGuard};
-pub use error::{LockError, NotLocked, NotOwner, TryLockError, WaitError};
+pub use error::{
+    BarrierError, InvalidParties, InvalidPermits, LockError, NotLocked, NotOwner, ReleaseError,
+    TryAcquireError, TryLockError, WaitError,
+};
 pub use event::Event;
 pub use lock::{Lock, LockGuard};
 pub use mutex::{Mutex, MutexGuard};
@@ -26,3 +35,4 @@ pub use once::{Once, OnceCell};
 pub use raw_mutex::RawMutex;
 pub use rlock::{RLock, RLockGuard};
 pub use rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+pub use semaphore::{Permit, Semaphore};

@@ -125,7 +125,7 @@ impl What {
                 outer.mark_consistent();
                 died
             }
-            What::RwLock if round % 4 != 0 => {
+            What::RwLock if !round.is_multiple_of(4) => {
                 match stage.table.read() {
                     Ok(both) => assert_eq!(both[0], both[1], "a death was missed"),
                     Err(LockError::WriterDied) => {}

@@ -16,7 +16,7 @@ use crate::cpu::Cpus;
 pub(crate) const UNCONTENDED: Comparison = Comparison {
     name: "lock/uncontended",
     unit: Unit::Nanoseconds,
-    bar: 0.95,
+    bar: 0.97,
     ours: Contender::Alone(ours),
     peer: Contender::Alone(std_mutex),
 };
