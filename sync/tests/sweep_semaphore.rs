@@ -1,7 +1,7 @@
 //! `Semaphore`, killed, stopped and preempted at every instruction.
 //!
-//! Shown to fail (`.ci/mutants`): a permit taken by load and store, a release that counts up one
-//! by one, a release that checks first and adds then.
+//! Shown to fail (`.ci/mutants`): a permit taken by load and store, a release of many that counts
+//! up one by one.
 #![cfg(all(not(loom), target_os = "linux"))]
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
