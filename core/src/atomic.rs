@@ -104,6 +104,15 @@ impl Default for Shadow {
     }
 }
 
+/// A full fence in a model, nothing in a build: for a handshake whose accesses are all `SeqCst`
+/// (a read-modify-write of one's own word, then a load of the other's), which loom takes for
+/// `AcqRel`.
+#[inline(always)]
+pub fn fence_in_model() {
+    #[cfg(loom)]
+    fence(Ordering::SeqCst);
+}
+
 /// Declares a constructor that is `const`, except in a loom model whose atomics cannot be.
 #[macro_export]
 macro_rules! const_unless_loom {

@@ -86,7 +86,8 @@ impl Default for Node {
 pub struct Thread {
     generation: Cell<u64>,
     id: Cell<u32>,
-    held: Cell<u32>,
+    /// Locks in the list beside a first one; too few if libc's are among them, until it is empty.
+    nested: Cell<u32>,
     list: sys::List,
 }
 
@@ -105,7 +106,7 @@ impl Thread {
         Self {
             generation: Cell::new(NO_GENERATION),
             id: Cell::new(0),
-            held: Cell::new(0),
+            nested: Cell::new(0),
             list: sys::List::new(),
         }
     }
@@ -116,7 +117,7 @@ impl Thread {
         Self {
             generation: Cell::new(sys::generation()),
             id: Cell::new(id),
-            held: Cell::new(0),
+            nested: Cell::new(0),
             list: sys::List::new(),
         }
     }
@@ -141,16 +142,16 @@ impl Thread {
         self.id.get()
     }
 
-    /// Robust locks it holds.
+    /// Robust locks that are in its list, libc's among them; counted by walking it.
     pub fn held(&self) -> u32 {
         self.renew();
-        self.held.get()
+        self.list.len(2 * MAX_HELD)
     }
 
-    /// Whether it holds [`MAX_HELD`] robust locks or more.
+    /// Whether its list holds [`MAX_HELD`] locks or more.
     #[inline]
     pub fn is_full(&self) -> bool {
-        self.held.get() >= MAX_HELD
+        self.nested.get() >= MAX_HELD
     }
 
     /// Whether the kernel marks its locks when it dies.
@@ -174,7 +175,7 @@ impl Thread {
             return; // the kernel has no page that tells: it was asked
         }
         self.id.set(sys::thread_id());
-        self.held.set(0);
+        self.nested.set(0);
         // SAFETY: `new`'s contract: we stay here until the thread has ended.
         unsafe { self.list.attach() };
         self.generation.set(generation);
@@ -193,19 +194,6 @@ impl Thread {
         self.list.settle(before);
     }
 
-    /// Counts a lock that goes into no list.
-    #[inline]
-    pub fn hold_unlinked(&self, node: &Node) {
-        node.set_unlinked();
-        self.held.set(self.held.get().wrapping_add(1));
-    }
-
-    /// Counts one less.
-    #[inline]
-    pub fn drop_unlinked(&self) {
-        self.held.set(self.held.get().wrapping_sub(1));
-    }
-
     /// Puts a node that we just locked into the list, if there is one.
     ///
     /// # Safety
@@ -213,9 +201,10 @@ impl Thread {
     /// The node is pending and ours, and stays mapped where it is until it is unlinked.
     #[inline]
     pub unsafe fn link(&self, node: &Node) {
-        self.held.set(self.held.get().wrapping_add(1));
         // SAFETY: the caller's word.
-        unsafe { self.list.link(node) };
+        if unsafe { self.list.link(node) } {
+            self.nested.set(self.nested.get().saturating_add(1));
+        }
     }
 
     /// Takes it out again.
@@ -225,9 +214,12 @@ impl Thread {
     /// This thread linked it, in this process, and it is pending.
     #[inline]
     pub unsafe fn unlink(&self, node: &Node) {
-        self.held.set(self.held.get().wrapping_sub(1));
         // SAFETY: the caller's word.
-        unsafe { self.list.unlink(node) };
+        let others = unsafe { self.list.unlink(node) };
+        if self.nested.get() != 0 {
+            let fewer = if others { self.nested.get() - 1 } else { 0 };
+            self.nested.set(fewer);
+        }
     }
 }
 
@@ -235,7 +227,7 @@ impl fmt::Debug for Thread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Thread")
             .field("id", &self.id())
-            .field("held", &self.held.get())
+            .field("held", &self.held())
             .field("kernel_list", &self.has_kernel_list())
             .finish()
     }

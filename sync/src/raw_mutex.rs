@@ -21,8 +21,10 @@
 //! # Ordering
 //!
 //! The CASes of 2 and 5 are Acquire and pair with the Release CAS of 12 and swap of 13; a dead
-//! owner's stores were made visible by the kernel's own atomic on the word. `state` and the node
-//! are the owner's, ordered by the word.
+//! owner's stores were made visible by the kernel's own atomic on the word. They are `SeqCst` on
+//! top of that, for `RwLock`'s handshake (own word, then the other's), which spares it fences;
+//! on x86 a read-modify-write is that anyway. `state` and the node are the owner's, ordered by
+//! the word.
 //!
 //! # Crash safety: killed right after step
 //!
@@ -39,7 +41,7 @@ use core::fmt;
 
 use multiprocess_core::atomic::{
     AtomicU32, AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
+    Ordering::{Relaxed, SeqCst},
     spin_loop,
 };
 use multiprocess_core::park::{self, Parked};
@@ -216,14 +218,14 @@ impl RawMutex {
     ) -> Result<(), LockError<()>> {
         let thread = caller.thread();
         let mine = name(caller);
-        if thread.is_full() && caller.peers().is_none() {
-            return Err(LockError::TooManyHeld);
-        }
         // What lies where it may move, or where ids are ambiguous, is in no list.
         let listed = self.placed.load(Relaxed) & PLACED != 0 && caller.trusts_thread_ids();
+        if thread.is_full() && listed && caller.peers().is_none() {
+            return Err(LockError::TooManyHeld);
+        }
         let before = listed.then(|| thread.pend(&self.node));
-        // Acquire pairs with the Release CAS and swap in `release`.
-        let taken = match self.word.compare_exchange(FREE, mine, Acquire, Relaxed) {
+        // SeqCst: Acquire pairs with the Release half in `give_up`; and see `RwLock`.
+        let taken = match self.word.compare_exchange(FREE, mine, SeqCst, Relaxed) {
             Ok(_) => Ok(()),
             Err(_) => self.acquire_contended(caller, mine, deadline()),
         };
@@ -233,7 +235,7 @@ impl RawMutex {
                 // `may_unmap` says that nobody here holds it.
                 unsafe { thread.link(&self.node) };
             } else {
-                thread.hold_unlinked(&self.node);
+                self.node.set_unlinked();
             }
         }
         if let Some(before) = before {
@@ -272,11 +274,11 @@ impl RawMutex {
                 return Err(LockError::Corrupt);
             }
             if !is_held(seen) {
-                // Acquire pairs with `release`, and with the kernel's mark.
+                // SeqCst: Acquire pairs with `give_up`, and with the kernel's mark.
                 let taken = mine | (seen & WAITERS) | slept;
                 if self
                     .word
-                    .compare_exchange(seen, taken, Acquire, Relaxed)
+                    .compare_exchange(seen, taken, SeqCst, Relaxed)
                     .is_ok()
                 {
                     return self.inherited(owner_died(seen));
@@ -332,7 +334,7 @@ impl RawMutex {
         // The word that was judged is the word that is replaced: thread, slot and epoch.
         // Acquire: as a fresh start; the dead one's stores are visible since the kernel ended it.
         self.word
-            .compare_exchange(seen, mine | WAITERS, Acquire, Relaxed)
+            .compare_exchange(seen, mine | WAITERS, SeqCst, Relaxed)
             .is_ok()
     }
 
@@ -400,15 +402,14 @@ impl RawMutex {
             self.give_up(mine);
             thread.settle(before);
         } else {
-            thread.drop_unlinked();
             self.give_up(mine);
         }
     }
 
     #[inline]
     fn give_up(&self, mine: u64) {
-        // Release pairs with the Acquire CASes in `acquire`.
-        let free = self.word.compare_exchange(mine, FREE, Release, Relaxed);
+        // SeqCst: Release pairs with the Acquire half in `acquire`; and see `RwLock`.
+        let free = self.word.compare_exchange(mine, FREE, SeqCst, Relaxed);
         if free.is_err() {
             self.give_up_and_wake();
         }
@@ -416,8 +417,8 @@ impl RawMutex {
 
     #[cold]
     fn give_up_and_wake(&self) {
-        // Release pairs with the Acquire CASes in `acquire`.
-        self.word.swap(WAITERS, Release);
+        // SeqCst: Release pairs with the Acquire half in `acquire`; and see `RwLock`.
+        self.word.swap(WAITERS, SeqCst);
         if park::wake(&self.word, 1) == 0
             && self
                 .word

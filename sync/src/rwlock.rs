@@ -4,35 +4,35 @@
 //!
 //! # Protocol
 //!
-//! *read*: (1) take a slot, a [`RawMutex`] that is nearly always free; (2) full fence; (3) look at
-//! the writer's mutex: free and consistent: reading. Else (4) give the slot back; (5) announce
-//! oneself at the gate; (6) full fence, look again; (7) park at the gate; from (1). *end of read*:
-//! (8) give the slot back.
-//! *write*: (9) take the writer's mutex; (10) full fence; (11) wait for each slot to be free, in
-//! order. *end of write*: (12) release the mutex; (13) full fence; (14) if somebody waits at the
-//! gate, open it: generation + 1, wake all.
+//! *read*: (1) take a slot, a [`RawMutex`] that is nearly always free; (2) look at the writer's
+//! mutex: free and consistent: reading. Else (3) give the slot back; (4) announce oneself at the
+//! gate; (5) look again; (6) park at the gate; from (1). *end of read*: (7) give the slot back.
+//! *write*: (8) take the writer's mutex; (9) wait for each slot to be free, in order. *end of
+//! write*: (10) release the mutex; (11) look at the gate; (12) if somebody waits there, open it:
+//! generation + 1, wake all.
 //!
 //! # Ordering
 //!
-//! The fences of 2 and 10 are Dekker's: either the reader sees the writer, or the writer sees the
-//! reader's slot; so are those of 6 and 13. The Release of a slot (8) pairs with the Acquire look
-//! in 11, that of the mutex (12) with the Acquire look in 3.
+//! Two handshakes after Dekker, each side changing its own word and then loading the other's, all
+//! `SeqCst`: 1, 2 against 8, 9 (either the reader sees the writer, or the writer sees the
+//! reader's slot), and 4, 5 against 10, 11. The Release half of giving back a slot (7) pairs with
+//! the Acquire half of the look in 9, that of the mutex (10) with the look in 2.
 //!
 //! # Crash safety: killed right after step
 //!
 //! | step | left behind | the others |
 //! |---|---|---|
-//! | 1, 2, 3 | a slot of the dead | the kernel marks it and wakes the writer that waits for it; without a list, a writer asks the participants; the next reader takes the slot over |
-//! | 5, 7 | gate announced in vain | one wake too many |
-//! | 9, 10, 11 | the writer's mutex of the dead | writers: `OwnerDied`; readers: `WriterDied` until one has repaired the data |
-//! | 12, 13 | gate closed, nobody woken | readers notice at their inner bound, at most 1 s later |
+//! | 1, 2 | a slot of the dead | the kernel marks it and wakes the writer that waits for it; without a list, a writer asks the participants; the next reader takes the slot over |
+//! | 4, 6 | gate announced in vain | one wake too many |
+//! | 8, 9 | the writer's mutex of the dead | writers: `OwnerDied`; readers: `WriterDied` until one has repaired the data |
+//! | 10, 11 | gate closed, nobody woken | readers notice at their inner bound, at most 1 s later |
 
 use core::fmt;
 
 use multiprocess_core::atomic::{
     AtomicU32,
     Ordering::{Relaxed, SeqCst},
-    UnsafeCell, fence,
+    UnsafeCell, fence_in_model,
 };
 use multiprocess_core::park::Patience;
 use multiprocess_core::thread::Caller;
@@ -54,8 +54,8 @@ struct Writer {
     mutex: RawMutex,
     /// | bits | meaning | who enters | who leaves |
     /// |---|---|---|---|
-    /// | WAITERS | readers may sleep here | reader (5) | writer (14) |
-    /// | generation, from bit 1 | times it was opened, modulo 2^31 | writer (14) | |
+    /// | WAITERS | readers may sleep here | reader (4) | writer (12) |
+    /// | generation, from bit 1 | times it was opened, modulo 2^31 | writer (12) | |
     gate: AtomicU32,
     reserved: AtomicU32,
 }
@@ -229,8 +229,8 @@ impl<T, const SLOTS: usize> RwLock<T, SLOTS> {
         let deadline = Deadline::after(timeout);
         loop {
             let slot = self.take_slot(&caller, deadline)?;
-            // Dekker, reader's half: pairs with the fence in `write_as`.
-            fence(SeqCst);
+            // Dekker, reader's half: against the writer's in `write_as`.
+            fence_in_model();
             let look = self.writer.mutex.look();
             if look == Look::Free {
                 return Ok(RwLockReadGuard::of(self, slot, caller));
@@ -287,15 +287,15 @@ impl<T, const SLOTS: usize> RwLock<T, SLOTS> {
         }
     }
 
-    /// Steps 5 to 7, until the writer is gone.
+    /// Steps 4 to 6, until the writer is gone.
     #[cold]
     fn wait_at_gate(&self, caller: &Caller<'_>, deadline: Deadline) -> Result<(), LockError<()>> {
         let gate = &self.writer.gate;
         let mut patience = Patience::new();
         loop {
-            let seen = gate.fetch_or(WAITERS, Relaxed) | WAITERS;
-            // Dekker, reader's half: pairs with the fence in `open_gate`.
-            fence(SeqCst);
+            // Dekker, reader's half: against the writer's in `open_gate`.
+            let seen = gate.fetch_or(WAITERS, SeqCst) | WAITERS;
+            fence_in_model();
             if self.writer.mutex.look() != Look::Held {
                 return Ok(());
             }
@@ -333,8 +333,8 @@ impl<T, const SLOTS: usize> RwLock<T, SLOTS> {
             Err(LockError::OwnerDied(())) => Err(guard()),
             Err(error) => return Err(error.map(|()| guard())),
         };
-        // Dekker, writer's half: pairs with the fence in `read_as`.
-        fence(SeqCst);
+        // Dekker, writer's half: against the reader's in `read_as`.
+        fence_in_model();
         for slot in &self.slots {
             if let Err(error) = slot.wait_until_free(&caller, deadline) {
                 // What was not repaired for want of time is left to the next writer.
@@ -348,12 +348,12 @@ impl<T, const SLOTS: usize> RwLock<T, SLOTS> {
         taken.map_err(LockError::OwnerDied)
     }
 
-    /// Steps 13 and 14.
+    /// Steps 11 and 12.
     fn open_gate(&self) {
         let gate = &self.writer.gate;
-        // Dekker, writer's half: pairs with the fence in `wait_at_gate`.
-        fence(SeqCst);
-        let mut seen = gate.load(Relaxed);
+        // Dekker, writer's half: against the reader's in `wait_at_gate`.
+        fence_in_model();
+        let mut seen = gate.load(SeqCst);
         while seen & WAITERS != 0 {
             let open = seen.wrapping_add(GENERATION_ONE) & !WAITERS;
             match gate.compare_exchange(seen, open, Relaxed, Relaxed) {

@@ -163,18 +163,26 @@ fn threads_that_end_with_any_of_many_hand_on_just_those() {
 
 #[test]
 fn one_lock_too_many_is_refused() {
-    let all: Vec<_> = (0..MAX_HELD).map(|_| RawMutex::new()).collect();
+    // One more than the limit counts the first one out.
+    const MANY: usize = MAX_HELD as usize + 1;
+    let all = Shared::new([const { RawMutex::new() }; MANY + 1]).unwrap();
     let me = Caller::current();
-    for mutex in &all {
+    for mutex in &all[..MANY] {
         mutex.acquire(&me, None).unwrap();
     }
-    let one_more = RawMutex::new();
+    assert_eq!(me.thread().held() as usize, MANY);
+    let one_more = &all[MANY];
     assert_eq!(one_more.acquire(&me, None), Err(LockError::TooManyHeld));
     assert_eq!(one_more.try_acquire(&me), Err(TryLockError::TooManyHeld));
-    for mutex in &all {
+    // What is in no list is no matter.
+    let private = RawMutex::new();
+    private.acquire(&me, None).unwrap();
+    for mutex in &all[..MANY] {
         mutex.release(&me).unwrap();
     }
     one_more.acquire(&me, None).unwrap();
+    one_more.release(&me).unwrap();
+    assert_eq!(me.thread().held(), 0);
 }
 
 #[test]

@@ -509,7 +509,7 @@ fn a_signal_handler_that_locks_during_an_unlock_breaks_no_list() {
             }
         }
         let (_one, _two) = (stage.mutex.lock().unwrap(), stage.recursive.lock().unwrap());
-        assert_eq!(Thread::current().held(), 2);
+        assert_eq!(Thread::current().held(), 2, "the list is whole");
         stage.ready.set();
         sleep_for_ever();
     }

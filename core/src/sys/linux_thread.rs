@@ -205,21 +205,23 @@ impl List {
         }
     }
 
+    /// Whether there were others in the list.
+    ///
     /// # Safety
     ///
     /// The node is ours, pending, and stays mapped where it is until it is unlinked.
     #[inline]
-    pub(crate) unsafe fn link(&self, node: &Node) {
+    pub(crate) unsafe fn link(&self, node: &Node) -> bool {
         let Some(head) = self.head() else {
             node.set_unlinked();
-            return;
+            return false;
         };
         let first = head.list.load(Ordering::Relaxed);
-        let this = ptr::from_ref(head).addr();
+        let others = first & !PI != ptr::from_ref(head).addr();
         node.next.store(first as u64, Ordering::Relaxed);
-        node.previous.store(this as u64, Ordering::Relaxed);
-        // The head has no back link: musl has no room for one, and glibc never reads its own.
-        if first & !PI != this {
+        // The head has no back link: musl has no room for one, and glibc never reads its own. Ours
+        // to the head would be read by nobody: see `unlink`.
+        if others {
             // SAFETY: a node of a lock that this thread holds, so it is mapped; by the shape
             // all nodes of the list have, the word before its link is its back link.
             unsafe { link_at((first & !PI) - size_of::<u64>()) }
@@ -228,20 +230,29 @@ impl List {
         compiler_fence(Ordering::SeqCst);
         head.list.store(address(node), Ordering::Relaxed);
         compiler_fence(Ordering::SeqCst);
+        others
     }
 
+    /// Whether others stay in the list.
+    ///
     /// # Safety
     ///
     /// This thread linked it, and it is pending.
     #[inline]
-    pub(crate) unsafe fn unlink(&self, node: &Node) {
+    pub(crate) unsafe fn unlink(&self, node: &Node) -> bool {
         let Some(head) = self.head() else {
-            return;
+            return false;
         };
         let this = ptr::from_ref(head).addr();
         let next = node.next.load(Ordering::Relaxed) as usize;
-        let previous = node.previous.load(Ordering::Relaxed) as usize & !PI;
-        if next & !PI != this {
+        let is_first = head.list.load(Ordering::Relaxed) & !PI == address(node);
+        // Whoever was linked before us has written our back link, and whoever was taken out there.
+        let previous = match is_first {
+            true => this,
+            false => node.previous.load(Ordering::Relaxed) as usize & !PI,
+        };
+        let is_last = next & !PI == this;
+        if !is_last {
             // SAFETY: as in `link`: our neighbour in a list of locks that we hold.
             unsafe { link_at((next & !PI) - size_of::<u64>()) }
                 .store(previous as u64, Ordering::Relaxed);
@@ -249,6 +260,22 @@ impl List {
         // SAFETY: as above; the head's first field is its link.
         unsafe { link_at(previous) }.store(next as u64, Ordering::Relaxed);
         compiler_fence(Ordering::SeqCst);
+        !(is_first && is_last)
+    }
+
+    /// Nodes in the list, up to `limit`.
+    pub(crate) fn len(&self, limit: u32) -> u32 {
+        let Some(head) = self.head() else {
+            return 0;
+        };
+        let mut at = head.list.load(Ordering::Relaxed) & !PI;
+        let mut len = 0;
+        while at != ptr::from_ref(head).addr() && len < limit {
+            len += 1;
+            // SAFETY: a node of a lock that this thread holds.
+            at = unsafe { link_at(at) }.load(Ordering::Relaxed) as usize & !PI;
+        }
+        len
     }
 }
 

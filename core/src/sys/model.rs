@@ -192,8 +192,16 @@ pub(crate) mod threads {
 
         pub(crate) fn settle(&self, _: Pending) {}
 
-        pub(crate) unsafe fn link(&self, _: &Node) {}
+        pub(crate) unsafe fn link(&self, _: &Node) -> bool {
+            false
+        }
 
-        pub(crate) unsafe fn unlink(&self, _: &Node) {}
+        pub(crate) unsafe fn unlink(&self, _: &Node) -> bool {
+            false
+        }
+
+        pub(crate) fn len(&self, _: u32) -> u32 {
+            0
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! a reader that must not pass a writer.
 
 use multiprocess_core::atomic::{
-    Ordering::{Acquire, Relaxed},
+    Ordering::{Relaxed, SeqCst},
     spin_loop,
 };
 use multiprocess_core::park::{self, Parked};
@@ -29,8 +29,8 @@ impl RawMutex {
     /// What somebody who does not want it, but must not pass while it is held, finds.
     #[inline]
     pub(crate) fn look(&self) -> Look {
-        // Acquire pairs with the Release CAS and swap in `release`.
-        let word = self.word.load(Acquire);
+        // SeqCst: Acquire pairs with the Release half in `give_up`; and see `RwLock`.
+        let word = self.word.load(SeqCst);
         match self.state.load(Relaxed) {
             _ if is_held(word) => Look::Held,
             _ if owner_died(word) => Look::Died,
@@ -55,8 +55,8 @@ impl RawMutex {
         let mut patience = park::Patience::new();
         let mut spins = spin::lock_budget();
         loop {
-            // Acquire pairs with the Release CAS and swap in `release`.
-            let seen = self.word.load(Acquire);
+            // SeqCst: Acquire pairs with the Release half in `give_up`; and see `RwLock`.
+            let seen = self.word.load(SeqCst);
             if !is_held(seen) {
                 return Ok(());
             }
