@@ -6,8 +6,9 @@ use core::ops::{Deref, DerefMut};
 
 use multiprocess_core::atomic::UnsafeCell;
 use multiprocess_core::thread::Caller;
-use multiprocess_core::{LayoutHash, ShmSafe, Timeout};
+use multiprocess_core::{Deadline, LayoutHash, ShmSafe, Timeout};
 
+use crate::raw_mutex::Owner;
 use crate::{LockError, RawMutex, TryLockError};
 
 /// Data in shared memory, and the robust lock that guards it.
@@ -116,9 +117,9 @@ impl<T> Mutex<T> {
         caller: Caller<'a>,
         timeout: impl Into<Timeout>,
     ) -> Result<MutexGuard<'a, T>, LockError<MutexGuard<'a, T>>> {
-        match self.raw.acquire(&caller, timeout) {
-            Ok(()) => Ok(MutexGuard::of(self, caller)),
-            Err(error) => Err(error.map(|()| MutexGuard::of(self, caller))),
+        match self.raw.acquire_by(&caller, || Deadline::after(timeout)) {
+            Ok(owner) => Ok(MutexGuard::of(self, caller, owner)),
+            Err(error) => Err(error.map(|owner| MutexGuard::of(self, caller, owner))),
         }
     }
 
@@ -136,9 +137,14 @@ impl<T> Mutex<T> {
             .map_err(TryLockError::from_timed)
     }
 
-    /// The lock alone.
-    pub fn raw(&self) -> &RawMutex {
-        &self.raw
+    /// Whether somebody holds it, at the moment of asking.
+    pub fn is_locked(&self) -> bool {
+        self.raw.is_locked()
+    }
+
+    /// How many owners have died with it, modulo 2^32.
+    pub fn deaths(&self) -> u32 {
+        self.raw.deaths()
     }
 
     /// The data, of which the caller is the only user.
@@ -195,6 +201,7 @@ unsafe impl<T: ShmSafe> ShmSafe for Mutex<T> {
 pub struct MutexGuard<'a, T> {
     mutex: &'a Mutex<T>,
     caller: Caller<'a>,
+    owner: Owner,
     not_send: PhantomData<*const ()>,
 }
 
@@ -202,10 +209,11 @@ pub struct MutexGuard<'a, T> {
 unsafe impl<T: Sync> Sync for MutexGuard<'_, T> {}
 
 impl<'a, T> MutexGuard<'a, T> {
-    pub(crate) fn of(mutex: &'a Mutex<T>, caller: Caller<'a>) -> Self {
+    fn of(mutex: &'a Mutex<T>, caller: Caller<'a>, owner: Owner) -> Self {
         Self {
             mutex,
             caller,
+            owner,
             not_send: PhantomData,
         }
     }
@@ -246,8 +254,9 @@ impl<T> DerefMut for MutexGuard<'_, T> {
 impl<T> Drop for MutexGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        // Not the owner in one case only: a guard that fork has copied into a child.
-        let _ = self.mutex.raw.release(&self.caller);
+        // SAFETY: made by an acquisition of this caller; only this guard can release it, since
+        // nobody else gets at `raw`. An error: a guard that fork has copied into a child.
+        let _ = unsafe { self.mutex.raw.release_guarded(&self.caller, self.owner) };
     }
 }
 

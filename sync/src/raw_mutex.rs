@@ -206,18 +206,34 @@ impl RawMutex {
         caller: &Caller<'_>,
         timeout: impl Into<Timeout>,
     ) -> Result<(), LockError<()>> {
-        self.acquire_by(caller, || Deadline::after(timeout))
+        match self.acquire_by(caller, || Deadline::after(timeout)) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.map(drop)),
+        }
     }
 
-    /// As [`acquire`](Self::acquire); the clock is looked at only if it is held.
+    /// As [`acquire`](Self::acquire), for a guard; the clock is looked at only if it is held.
     #[inline]
     pub(crate) fn acquire_by(
         &self,
         caller: &Caller<'_>,
         deadline: impl FnOnce() -> Deadline,
+    ) -> Result<Owner, LockError<Owner>> {
+        let mine = name(caller);
+        match self.acquire_named(caller, mine, deadline) {
+            Ok(()) => Ok(Owner(mine)),
+            Err(error) => Err(error.map(|()| Owner(mine))),
+        }
+    }
+
+    #[inline]
+    fn acquire_named(
+        &self,
+        caller: &Caller<'_>,
+        mine: u64,
+        deadline: impl FnOnce() -> Deadline,
     ) -> Result<(), LockError<()>> {
         let thread = caller.thread();
-        let mine = name(caller);
         // What lies where it may move, or where ids are ambiguous, is in no list.
         let listed = self.placed.load(Relaxed) & PLACED != 0 && caller.trusts_thread_ids();
         if thread.is_full() && listed && caller.peers().is_none() {
@@ -381,14 +397,39 @@ impl RawMutex {
         Ok(())
     }
 
-    /// Gives it back; the next one is told of the death that this one was told of.
-    pub(crate) fn release_unrepaired(&self, caller: &Caller<'_>) -> Result<(), NotOwner> {
-        let mine = name(caller);
-        if self.word.load(Relaxed) & !WAITERS != mine {
+    /// Gives back what a guard holds. Does not look at the word, which has just been changed by a
+    /// locked instruction: that look costs as much as the rest.
+    ///
+    /// # Safety
+    ///
+    /// `owner` came from an acquisition by `caller` that nothing has released since.
+    #[inline]
+    pub(crate) unsafe fn release_guarded(
+        &self,
+        caller: &Caller<'_>,
+        owner: Owner,
+    ) -> Result<(), NotOwner> {
+        // A guard that fork has copied into a child: the thread is another one there.
+        if name(caller) != owner.0 {
             return Err(NotOwner);
         }
-        self.release_owned(caller, mine);
+        if self.state.load(Relaxed) == INCONSISTENT {
+            self.state.store(NOT_RECOVERABLE, Relaxed);
+        }
+        self.release_owned(caller, owner.0);
         Ok(())
+    }
+
+    /// As [`release_guarded`](Self::release_guarded); the next one is told of the death that this
+    /// one was told of.
+    ///
+    /// # Safety
+    ///
+    /// As there.
+    pub(crate) unsafe fn release_unrepaired(&self, caller: &Caller<'_>, owner: Owner) {
+        if name(caller) == owner.0 {
+            self.release_owned(caller, owner.0);
+        }
     }
 
     /// Steps 10 to 16.
@@ -462,6 +503,10 @@ impl RawMutex {
         self.deaths.load(Relaxed)
     }
 }
+
+/// That its bearer holds a mutex: what it wrote into the word.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Owner(u64);
 
 /// What an owner writes into the word.
 #[inline]

@@ -38,7 +38,7 @@ use multiprocess_core::park::Patience;
 use multiprocess_core::thread::Caller;
 use multiprocess_core::{CachePadded, Deadline, LayoutHash, ShmSafe, Timeout, array_of, park};
 
-use crate::raw_mutex::Look;
+use crate::raw_mutex::{Look, Owner};
 use crate::{LockError, RawMutex, TryLockError};
 
 mod guard;
@@ -228,15 +228,15 @@ impl<T, const SLOTS: usize> RwLock<T, SLOTS> {
     ) -> Result<RwLockReadGuard<'a, T, SLOTS>, LockError<()>> {
         let deadline = Deadline::after(timeout);
         loop {
-            let slot = self.take_slot(&caller, deadline)?;
+            let (slot, owner) = self.take_slot(&caller, deadline)?;
             // Dekker, reader's half: against the writer's in `write_as`.
             fence_in_model();
             let look = self.writer.mutex.look();
             if look == Look::Free {
-                return Ok(RwLockReadGuard::of(self, slot, caller));
+                return Ok(RwLockReadGuard::of(self, slot, caller, owner));
             }
-            // Ours: just taken.
-            let _ = slot.release(&caller);
+            // SAFETY: just taken by this caller.
+            let _ = unsafe { slot.release_guarded(&caller, owner) };
             match look {
                 Look::NotRecoverable => return Err(LockError::NotRecoverable),
                 Look::Died => return Err(LockError::WriterDied),
@@ -251,39 +251,31 @@ impl<T, const SLOTS: usize> RwLock<T, SLOTS> {
         &self,
         caller: &Caller<'_>,
         deadline: Deadline,
-    ) -> Result<&RawMutex, LockError<()>> {
+    ) -> Result<(&RawMutex, Owner), LockError<()>> {
         // Multiplied, so that ids in a row lie apart (Fibonacci hashing).
         let start = (caller.thread().id().wrapping_mul(0x9e37_79b9) >> 16) as usize % SLOTS;
-        for probe in 0..SLOTS {
-            let slot = &*self.slots[(start + probe) % SLOTS];
-            match slot.try_acquire(caller) {
-                Ok(()) => return Ok(slot),
-                Err(TryLockError::OwnerDied(())) => {
-                    // A reader has nothing to leave half-done.
-                    let _ = slot.mark_consistent(caller);
-                    return Ok(slot);
+        loop {
+            for probe in 0..SLOTS {
+                let slot = &*self.slots[(start + probe) % SLOTS];
+                match take_as_reader(slot, caller, || Deadline::after(Timeout::TRY)) {
+                    Err(LockError::TooManyHeld) => return Err(LockError::TooManyHeld),
+                    Err(_) => {} // taken, or broken by a peer: the next
+                    taken => return taken,
                 }
-                Err(TryLockError::TooManyHeld) => return Err(LockError::TooManyHeld),
-                Err(_) => {} // taken, or broken by a peer: the next
             }
-        }
-        self.wait_for_slot(&self.slots[start], caller, deadline)
-    }
-
-    #[cold]
-    fn wait_for_slot<'a>(
-        &self,
-        slot: &'a RawMutex,
-        caller: &Caller<'_>,
-        deadline: Deadline,
-    ) -> Result<&'a RawMutex, LockError<()>> {
-        match slot.acquire_by(caller, || deadline) {
-            Ok(()) => Ok(slot),
-            Err(LockError::OwnerDied(())) => {
-                let _ = slot.mark_consistent(caller);
-                Ok(slot)
+            if deadline.has_passed() {
+                return Err(LockError::Timeout);
             }
-            Err(error) => Err(error),
+            // All are taken. Wait for one of them, and look at the others now and then.
+            let mut others = (0..SLOTS).map(|probe| &*self.slots[(start + probe) % SLOTS]);
+            let Some(slot) = others.find(|slot| !slot.is_owned_by(caller)) else {
+                return Err(LockError::Deadlock); // all by this thread
+            };
+            let moment = deadline.min(Deadline::now().plus(Patience::FIRST));
+            match take_as_reader(slot, caller, || moment) {
+                Err(LockError::Timeout) => {}
+                taken => return taken,
+            }
         }
     }
 
@@ -326,26 +318,27 @@ impl<T, const SLOTS: usize> RwLock<T, SLOTS> {
         timeout: impl Into<Timeout>,
     ) -> Result<RwLockWriteGuard<'a, T, SLOTS>, LockError<RwLockWriteGuard<'a, T, SLOTS>>> {
         let deadline = Deadline::after(timeout);
-        let taken = self.writer.mutex.acquire_by(&caller, || deadline);
-        let guard = || RwLockWriteGuard::of(self, caller);
-        let taken = match taken {
-            Ok(()) => Ok(guard()),
-            Err(LockError::OwnerDied(())) => Err(guard()),
-            Err(error) => return Err(error.map(|()| guard())),
+        let (owner, died) = match self.writer.mutex.acquire_by(&caller, || deadline) {
+            Ok(owner) => (owner, false),
+            Err(LockError::OwnerDied(owner)) => (owner, true),
+            Err(error) => return Err(error.without_guard()),
         };
         // Dekker, writer's half: against the reader's in `read_as`.
         fence_in_model();
         for slot in &self.slots {
             if let Err(error) = slot.wait_until_free(&caller, deadline) {
                 // What was not repaired for want of time is left to the next writer.
-                core::mem::forget(taken);
-                if self.writer.mutex.release_unrepaired(&caller).is_ok() {
-                    self.open_gate();
-                }
+                // SAFETY: just taken by this caller.
+                unsafe { self.writer.mutex.release_unrepaired(&caller, owner) };
+                self.open_gate();
                 return Err(error.without_guard());
             }
         }
-        taken.map_err(LockError::OwnerDied)
+        let guard = RwLockWriteGuard::of(self, caller, owner);
+        if died {
+            return Err(LockError::OwnerDied(guard));
+        }
+        Ok(guard)
     }
 
     /// Steps 11 and 12.
@@ -366,14 +359,36 @@ impl<T, const SLOTS: usize> RwLock<T, SLOTS> {
         }
     }
 
-    /// The writer's lock alone.
-    pub fn writer(&self) -> &RawMutex {
-        &self.writer.mutex
+    /// Whether somebody writes, at the moment of asking.
+    pub fn is_locked_for_writing(&self) -> bool {
+        self.writer.mutex.is_locked()
+    }
+
+    /// How many writers have died in it, modulo 2^32.
+    pub fn deaths(&self) -> u32 {
+        self.writer.mutex.deaths()
     }
 
     /// Readers at the moment of asking.
     pub fn readers(&self) -> usize {
         self.slots.iter().filter(|slot| slot.is_locked()).count()
+    }
+}
+
+#[inline]
+fn take_as_reader<'a>(
+    slot: &'a RawMutex,
+    caller: &Caller<'_>,
+    deadline: impl FnOnce() -> Deadline,
+) -> Result<(&'a RawMutex, Owner), LockError<()>> {
+    match slot.acquire_by(caller, deadline) {
+        Ok(owner) => Ok((slot, owner)),
+        Err(LockError::OwnerDied(owner)) => {
+            // A reader has nothing to leave half-done.
+            let _ = slot.mark_consistent(caller);
+            Ok((slot, owner))
+        }
+        Err(error) => Err(error.without_guard()),
     }
 }
 

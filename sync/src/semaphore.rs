@@ -73,8 +73,24 @@ fn max(word: u64) -> u32 {
     }
 }
 
+/// First the common case, in which every value is right.
+#[inline]
 fn is_corrupt(word: u64) -> bool {
+    word >> MAX_SHIFT != 0 && exceeds_max(word)
+}
+
+#[inline]
+fn exceeds_max(word: u64) -> bool {
     max(word) > Semaphore::MAX || value(word) > max(word)
+}
+
+/// How many more permits there may be, of a word that is not corrupt.
+#[inline]
+fn room(word: u64) -> u32 {
+    match word >> MAX_SHIFT {
+        0 => Semaphore::MAX - value(word),
+        max => max as u32 - value(word),
+    }
 }
 
 /// A number of permits in shared memory: take one or wait for one; anyone may give one back.
@@ -309,7 +325,7 @@ impl Semaphore {
             if is_corrupt(seen) {
                 return Err(ReleaseError::Corrupt);
             }
-            if count > max(seen) - value(seen) {
+            if count > room(seen) {
                 return Err(ReleaseError::TooMany);
             }
             // Release pairs with the Acquire CAS in `take`. The load half decides only whether to

@@ -11,6 +11,7 @@ const SHORT: Duration = Duration::from_millis(5);
 
 #[test]
 fn a_wait_that_nobody_ends_times_out_with_the_lock_held() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     let (mutex, condition) = (Mutex::new(0u8), Condition::new());
     let guard = mutex.lock().unwrap();
     let start = Instant::now();
@@ -22,6 +23,7 @@ fn a_wait_that_nobody_ends_times_out_with_the_lock_held() {
 
 #[test]
 fn timeouts_of_zero_and_of_centuries_are_what_they_say() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     let (mutex, condition) = (Mutex::new(0u8), Condition::new());
     let guard = mutex.lock().unwrap();
     let (guard, notified) = condition.wait_timeout(guard, Timeout::TRY).unwrap();
@@ -35,6 +37,7 @@ fn timeouts_of_zero_and_of_centuries_are_what_they_say() {
 
 #[test]
 fn notify_wakes_one_of_several_and_notify_all_the_rest() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     let (mutex, condition) = (Mutex::new(0u32), Condition::new());
     let (asleep, woken) = (AtomicU32::new(0), AtomicU32::new(0));
     std::thread::scope(|scope| {
@@ -65,6 +68,7 @@ fn notify_wakes_one_of_several_and_notify_all_the_rest() {
 
 #[test]
 fn notify_with_nobody_waiting_is_forgotten() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     let (mutex, condition) = (Mutex::new(0u8), Condition::new());
     condition.notify(1);
     condition.notify_all();
@@ -77,6 +81,7 @@ fn notify_with_nobody_waiting_is_forgotten() {
 
 #[test]
 fn all_levels_of_an_rlock_are_released_and_taken_again() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     let (lock, condition) = (RLock::new(), Condition::new());
     let _outer = lock.lock().unwrap();
     let _middle = lock.lock().unwrap();
@@ -100,6 +105,7 @@ fn all_levels_of_an_rlock_are_released_and_taken_again() {
 
 #[test]
 fn it_works_with_a_plain_lock() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     let (lock, condition) = (Lock::new(), Condition::new());
     let ready = AtomicU32::new(0);
     std::thread::scope(|scope| {
@@ -118,6 +124,7 @@ fn it_works_with_a_plain_lock() {
 
 #[test]
 fn the_deadline_of_wait_for_is_one_for_all_its_wakes() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     let (mutex, condition) = (Mutex::new(0u8), Condition::new());
     let stop = AtomicU32::new(0);
     std::thread::scope(|scope| {
@@ -138,6 +145,7 @@ fn the_deadline_of_wait_for_is_one_for_all_its_wakes() {
 
 #[test]
 fn a_lock_whose_owner_died_meanwhile_says_so_after_the_wait() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     let stage = multiprocess_shm::Shared::new(Mutex::new(0u8)).unwrap();
     let condition = Condition::new();
     std::thread::scope(|scope| {

@@ -11,6 +11,7 @@ use multiprocess_sync::{LockError, Mutex, NotOwner, RLock, RawMutex, TryLockErro
 
 #[test]
 fn zero_bytes_are_an_unlocked_mutex() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     // SAFETY: a mutex of atomics; the claim under test is that zeroes are a valid state.
     let mutex: Mutex<u64> = unsafe { std::mem::zeroed() };
     *mutex.lock().unwrap() += 1;
@@ -19,6 +20,7 @@ fn zero_bytes_are_an_unlocked_mutex() {
 
 #[test]
 fn relocking_is_a_deadlock_and_trying_is_refused() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     let mutex = Mutex::new(0u8);
     let _guard = mutex.lock().unwrap();
     assert_eq!(mutex.lock().err(), Some(LockError::Deadlock));
@@ -27,6 +29,7 @@ fn relocking_is_a_deadlock_and_trying_is_refused() {
 
 #[test]
 fn only_the_owner_releases() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     let mutex = RawMutex::new();
     let me = Caller::current();
     assert_eq!(mutex.release(&me), Err(NotOwner), "free");
@@ -48,6 +51,7 @@ fn only_the_owner_releases() {
 
 #[test]
 fn threads_exclude_each_other_and_order_what_they_write() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     let mutex = Shared::new(Mutex::new([0u64; 2])).unwrap();
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -66,6 +70,7 @@ fn threads_exclude_each_other_and_order_what_they_write() {
 
 #[test]
 fn a_thread_that_ends_with_it_is_an_owner_that_died() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     let mutex = Shared::new(Mutex::new(7u32)).unwrap();
     let end_with_it = || {
         std::thread::scope(|scope| {
@@ -84,19 +89,20 @@ fn a_thread_that_ends_with_it_is_an_owner_that_died() {
         other => panic!("{other:?}"),
     }
     assert_eq!(*mutex.lock().unwrap(), 8, "repaired: as new");
-    assert_eq!(mutex.raw().deaths(), 1);
+    assert_eq!(mutex.deaths(), 1);
 
     end_with_it();
     end_with_it(); // died, and then died again in the hands of the one who should repair
-    assert_eq!(mutex.raw().deaths(), 2);
+    assert_eq!(mutex.deaths(), 2);
     drop(mutex.lock().unwrap_err().into_guard().unwrap()); // not declared consistent
     assert_eq!(mutex.lock().err(), Some(LockError::NotRecoverable));
     assert_eq!(mutex.try_lock().err(), Some(TryLockError::NotRecoverable));
-    assert!(!mutex.raw().is_locked());
+    assert!(!mutex.is_locked());
 }
 
 #[test]
 fn a_forgotten_guard_keeps_the_memory_mapped() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     let bystander = Shared::new(Mutex::new(0u64)).unwrap();
     for _ in 0..3 {
         let mutex = Shared::new(Mutex::new(0u64)).unwrap();
@@ -109,12 +115,13 @@ fn a_forgotten_guard_keeps_the_memory_mapped() {
 
 #[test]
 fn a_mutex_in_private_memory_may_move_while_it_is_locked() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     let bystander = Shared::new(Mutex::new(0u64)).unwrap();
     for _ in 0..3 {
         let mutex = Box::new(Mutex::new([0u8; 200]));
         forget(mutex.lock().unwrap());
         let moved = *mutex;
-        assert!(moved.raw().is_locked());
+        assert!(moved.is_locked());
         *bystander.lock().unwrap() += 1;
     }
     assert_eq!(*bystander.lock().unwrap(), 3);
@@ -122,6 +129,7 @@ fn a_mutex_in_private_memory_may_move_while_it_is_locked() {
 
 #[test]
 fn threads_that_end_with_any_of_many_hand_on_just_those() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     let all = Shared::new([const { RawMutex::new() }; 8]).unwrap();
     for round in 0..200_u32 {
         let mut held = [false; 8];
@@ -163,6 +171,7 @@ fn threads_that_end_with_any_of_many_hand_on_just_those() {
 
 #[test]
 fn one_lock_too_many_is_refused() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     // One more than the limit counts the first one out.
     const MANY: usize = MAX_HELD as usize + 1;
     let all = Shared::new([const { RawMutex::new() }; MANY + 1]).unwrap();
@@ -187,6 +196,7 @@ fn one_lock_too_many_is_refused() {
 
 #[test]
 fn a_word_that_nobody_writes_is_corrupt() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     // The kernel takes the thread id away when it marks the word.
     for word in [0x4000_0001_u64, 0xc000_0001, 0x1234_4000_0001] {
         let mut bytes = [0u64; 5];
@@ -200,6 +210,7 @@ fn a_word_that_nobody_writes_is_corrupt() {
 
 #[test]
 fn an_rlock_counts() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     let lock = RLock::new();
     let (first, second, third) = (lock.lock(), lock.try_lock(), lock.lock_timeout(None));
     assert_eq!(lock.depth(), 3);
@@ -222,6 +233,7 @@ fn an_rlock_counts() {
 
 #[test]
 fn an_rlock_of_a_dead_thread_starts_anew() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     let lock = Shared::new(RLock::new()).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -238,6 +250,7 @@ fn an_rlock_of_a_dead_thread_starts_anew() {
 
 #[test]
 fn a_guard_is_released_by_unwinding_and_poisons_nothing() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     let mutex = Mutex::new(0u8);
     let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let _guard = mutex.lock().unwrap();

@@ -10,6 +10,7 @@ use multiprocess_sync::{LockError, Once, OnceCell};
 
 #[test]
 fn it_runs_once_among_threads_and_all_see_it() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     let once = Shared::new(Once::new()).unwrap();
     let runs = AtomicU32::new(0);
     std::thread::scope(|scope| {
@@ -29,6 +30,7 @@ fn it_runs_once_among_threads_and_all_see_it() {
 
 #[test]
 fn a_panic_passes_the_turn_on() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     let once = Once::new();
     let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         once.call_once(|| panic!("on purpose"))
@@ -40,6 +42,7 @@ fn a_panic_passes_the_turn_on() {
 
 #[test]
 fn calling_it_from_within_is_a_deadlock_that_is_told() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     let once = Once::new();
     let mut inner = None;
     once.call_once(|| inner = Some(once.call_once(|| ())))
@@ -49,6 +52,7 @@ fn calling_it_from_within_is_a_deadlock_that_is_told() {
 
 #[test]
 fn one_that_waits_for_another_can_run_out_of_time() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     let once = Once::new();
     once.call_once(|| {
         std::thread::scope(|scope| {
@@ -64,6 +68,7 @@ fn one_that_waits_for_another_can_run_out_of_time() {
 
 #[test]
 fn a_thread_that_dies_in_it_passes_the_turn_on() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     // A dead thread stands for a dead process here: `xproc_mutex.rs` kills one.
     let cell = Shared::new(OnceCell::<u64>::new()).unwrap();
     let stuck = cell.clone();

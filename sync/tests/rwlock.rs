@@ -12,6 +12,7 @@ const SHORT: Duration = Duration::from_millis(5);
 
 #[test]
 fn zero_bytes_are_an_unlocked_lock() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     // SAFETY: made of atomics and a number; the claim under test is that zeroes are valid.
     let lock: RwLock<u64, 4> = unsafe { std::mem::zeroed() };
     *lock.write().unwrap() = 3;
@@ -20,6 +21,7 @@ fn zero_bytes_are_an_unlocked_lock() {
 
 #[test]
 fn many_read_and_none_writes_meanwhile() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     let lock = RwLock::<u32, 4>::new(1);
     let (one, two) = (lock.read().unwrap(), lock.try_read().unwrap());
     assert_eq!((*one, *two, lock.readers()), (1, 1, 2));
@@ -38,6 +40,7 @@ fn many_read_and_none_writes_meanwhile() {
 
 #[test]
 fn none_reads_while_one_writes() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     let lock = RwLock::<u32, 4>::new(1);
     let guard = lock.write().unwrap();
     std::thread::scope(|scope| {
@@ -53,6 +56,7 @@ fn none_reads_while_one_writes() {
 
 #[test]
 fn reading_and_then_writing_is_a_deadlock_that_is_told() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     let lock = RwLock::<u32, 4>::new(1);
     let reading = lock.read().unwrap();
     assert_eq!(lock.write().err(), Some(LockError::Deadlock));
@@ -64,19 +68,30 @@ fn reading_and_then_writing_is_a_deadlock_that_is_told() {
 
 #[test]
 fn more_readers_than_slots_wait_for_each_other() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     let lock = RwLock::<u32, 2>::new(1);
-    let (_one, two) = (lock.read().unwrap(), lock.read().unwrap());
     std::thread::scope(|scope| {
+        let (_one, two) = (lock.read().unwrap(), lock.read().unwrap());
         let third = scope.spawn(|| *lock.read().unwrap());
         std::thread::sleep(SHORT);
         drop(two);
-        // Whichever slot it waits for: at its inner bound it looks at all of them again.
+        // Whichever slot it waits for: now and then it looks at all of them again.
         assert_eq!(third.join().unwrap(), 1);
     });
 }
 
 #[test]
+fn one_thread_with_all_slots_is_told_that_it_waits_for_itself() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
+    let lock = RwLock::<u32, 2>::new(1);
+    let _both = (lock.read().unwrap(), lock.read().unwrap());
+    assert_eq!(lock.read().err(), Some(LockError::Deadlock));
+    assert_eq!(lock.try_read().err(), Some(TryLockError::WouldBlock));
+}
+
+#[test]
 fn readers_and_writers_exclude_each_other() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     let lock = Shared::new(RwLock::<[u64; 2], 4>::new([0; 2])).unwrap();
     let reads = AtomicU32::new(0);
     std::thread::scope(|scope| {
@@ -103,6 +118,7 @@ fn readers_and_writers_exclude_each_other() {
 
 #[test]
 fn a_reader_that_dies_is_no_obstacle() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     let lock = Shared::new(RwLock::<u32, 4>::new(1)).unwrap();
     for _ in 0..6 {
         // More deaths than slots: each slot is used again.
@@ -116,6 +132,7 @@ fn a_reader_that_dies_is_no_obstacle() {
 
 #[test]
 fn a_writer_that_dies_is_told_to_readers_and_repaired_by_a_writer() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     let lock = Shared::new(RwLock::<u32, 4>::new(1)).unwrap();
     let die_writing = || {
         std::thread::scope(|scope| {
@@ -142,6 +159,7 @@ fn a_writer_that_dies_is_told_to_readers_and_repaired_by_a_writer() {
 
 #[test]
 fn a_heir_that_runs_out_of_time_leaves_the_repair_to_the_next() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
     let lock = Shared::new(RwLock::<u32, 4>::new(1)).unwrap();
     std::thread::scope(|scope| {
         let reading = lock.read().unwrap();

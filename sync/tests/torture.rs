@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use multiprocess_core::{Peers, ShmSafe};
 use multiprocess_shm::{Participants, Shared};
-use multiprocess_sync::{Condition, Lock, LockError, Mutex, RLock, RawMutex, RwLock};
+use multiprocess_sync::{Condition, Lock, LockError, Mutex, RLock, RwLock};
 use multiprocess_testkit::child::{self, Child};
 use multiprocess_testkit::watchdog::Watchdog;
 
@@ -91,14 +91,20 @@ enum What {
 }
 
 impl What {
-    /// The mutex whose owner's death the kernel tells.
-    fn raw(self, stage: &Stage) -> Option<&RawMutex> {
-        match self {
-            What::Mutex | What::Condition => Some(stage.mutex.raw()),
-            What::RLock => Some(stage.recursive.raw()),
-            What::RwLock => Some(stage.table.writer()),
-            What::Lock => None,
-        }
+    /// What the lock says of itself: the thread that holds it, and how many have died with it. For
+    /// those whose owner's death the kernel tells.
+    fn facts(self, stage: &Stage) -> Option<(String, u64)> {
+        let text = match self {
+            What::Mutex | What::Condition => format!("{:?}", stage.mutex),
+            What::RLock => format!("{:?}", stage.recursive),
+            What::RwLock => format!("{:?}", stage.table),
+            What::Lock => return None,
+        };
+        let field = |name: &str| {
+            let rest = text.split(name).nth(1).unwrap();
+            rest.split([',', ' ']).next().unwrap().to_owned()
+        };
+        Some((field("thread: "), field("deaths: ").parse().unwrap()))
     }
 
     /// One round of a worker, or of the judge; whether it found a death.
@@ -236,18 +242,16 @@ fn torture(test: &str, what: What) {
             victim.signal(libc::SIGCONT);
             continue;
         }
-        let deaths = |raw: &RawMutex| u64::from(raw.deaths());
-        let held = what.raw(&stage).map(|raw| is_held_by(raw, victim.pid()));
-        let told = what.raw(&stage).map(deaths);
+        let before = what.facts(&stage);
+        let pid = victim.pid();
+        let held = before.is_some_and(|(thread, _)| is_thread_of(&thread, pid));
+        let told = what.facts(&stage).map(|(_, deaths)| deaths);
         victim.kill();
-        if let (Some(held), Some(told), Some(raw)) = (held, told, what.raw(&stage)) {
+        if let Some(told) = told {
             // Whoever has the lock next was told, or nobody is.
             take_once(&stage, what);
-            assert_eq!(
-                deaths(raw) - told,
-                u64::from(held),
-                "kill {kill}: held {held}"
-            );
+            let deaths = what.facts(&stage).map_or(0, |(_, deaths)| deaths);
+            assert_eq!(deaths - told, u64::from(held), "kill {kill}: held {held}");
             held_at_death += u64::from(held);
         } else {
             held_at_death += u64::from(what.round(&stage, &judge, 1, 0));
@@ -281,11 +285,8 @@ fn stop(child: &Child) {
     assert!(std::fs::metadata(stat).is_ok());
 }
 
-/// Whether a thread of process `pid` has it. The process stands still.
-fn is_held_by(raw: &RawMutex, pid: i32) -> bool {
-    let text = format!("{raw:?}");
-    let thread = text.split("thread: ").nth(1).unwrap();
-    let thread = thread.split(',').next().unwrap();
+/// Whether `thread` is one of process `pid`, which stands still.
+fn is_thread_of(thread: &str, pid: i32) -> bool {
     thread != "0" && std::path::Path::new(&format!("/proc/{pid}/task/{thread}")).exists()
 }
 

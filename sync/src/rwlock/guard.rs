@@ -8,6 +8,7 @@ use multiprocess_core::thread::Caller;
 
 use super::RwLock;
 use crate::RawMutex;
+use crate::raw_mutex::Owner;
 
 /// Reads the data of a [`RwLock`]; lets go when dropped. Not `Send`.
 #[must_use = "the lock is released at once if the guard is not kept"]
@@ -15,15 +16,22 @@ pub struct RwLockReadGuard<'a, T, const SLOTS: usize = 32> {
     lock: &'a RwLock<T, SLOTS>,
     slot: &'a RawMutex,
     caller: Caller<'a>,
+    owner: Owner,
     not_send: PhantomData<*const ()>,
 }
 
 impl<'a, T, const SLOTS: usize> RwLockReadGuard<'a, T, SLOTS> {
-    pub(super) fn of(lock: &'a RwLock<T, SLOTS>, slot: &'a RawMutex, caller: Caller<'a>) -> Self {
+    pub(super) fn of(
+        lock: &'a RwLock<T, SLOTS>,
+        slot: &'a RawMutex,
+        caller: Caller<'a>,
+        owner: Owner,
+    ) -> Self {
         Self {
             lock,
             slot,
             caller,
+            owner,
             not_send: PhantomData,
         }
     }
@@ -45,8 +53,9 @@ impl<T, const SLOTS: usize> Deref for RwLockReadGuard<'_, T, SLOTS> {
 impl<T, const SLOTS: usize> Drop for RwLockReadGuard<'_, T, SLOTS> {
     #[inline]
     fn drop(&mut self) {
-        // Not the owner in one case only: a guard that fork has copied into a child.
-        let _ = self.slot.release(&self.caller);
+        // SAFETY: made by an acquisition of this caller, which only this guard releases. An
+        // error: a guard that fork has copied into a child.
+        let _ = unsafe { self.slot.release_guarded(&self.caller, self.owner) };
     }
 }
 
@@ -61,6 +70,7 @@ impl<T: fmt::Debug, const SLOTS: usize> fmt::Debug for RwLockReadGuard<'_, T, SL
 pub struct RwLockWriteGuard<'a, T, const SLOTS: usize = 32> {
     lock: &'a RwLock<T, SLOTS>,
     caller: Caller<'a>,
+    owner: Owner,
     not_send: PhantomData<*const ()>,
 }
 
@@ -68,10 +78,11 @@ pub struct RwLockWriteGuard<'a, T, const SLOTS: usize = 32> {
 unsafe impl<T: Sync, const SLOTS: usize> Sync for RwLockWriteGuard<'_, T, SLOTS> {}
 
 impl<'a, T, const SLOTS: usize> RwLockWriteGuard<'a, T, SLOTS> {
-    pub(super) fn of(lock: &'a RwLock<T, SLOTS>, caller: Caller<'a>) -> Self {
+    pub(super) fn of(lock: &'a RwLock<T, SLOTS>, caller: Caller<'a>, owner: Owner) -> Self {
         Self {
             lock,
             caller,
+            owner,
             not_send: PhantomData,
         }
     }
@@ -105,8 +116,10 @@ impl<T, const SLOTS: usize> DerefMut for RwLockWriteGuard<'_, T, SLOTS> {
 impl<T, const SLOTS: usize> Drop for RwLockWriteGuard<'_, T, SLOTS> {
     #[inline]
     fn drop(&mut self) {
-        // Not the owner in one case only: a guard that fork has copied into a child.
-        if self.lock.writer.mutex.release(&self.caller).is_ok() {
+        let mutex = &self.lock.writer.mutex;
+        // SAFETY: made by an acquisition of this caller, which only this guard releases. An
+        // error: a guard that fork has copied into a child.
+        if unsafe { mutex.release_guarded(&self.caller, self.owner) }.is_ok() {
             self.lock.open_gate();
         }
     }
