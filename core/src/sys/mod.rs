@@ -8,7 +8,7 @@
 //! | POSIX semaphores in a table of the segment | `posix_sem.rs` (to come) | other Unixes |
 
 use crate::atomic::{AtomicU32, AtomicU64};
-use crate::park::Parked;
+use crate::park::{Parked, WaitEntry};
 use crate::{Deadline, Errno};
 
 /// What a backend provides: sleep on a word, wake its sleepers.
@@ -23,6 +23,10 @@ pub(crate) trait Park {
     fn wake32(word: &AtomicU32, count: u32) -> u32;
     /// Wakes at most `count` sleepers on the low half; how many.
     fn wake64(word: &AtomicU64, count: u32) -> u32;
+    /// Sleeps while every word has its expected value; `ENOSYS` if the system cannot.
+    ///
+    /// Two entries at least, [`MAX_WAIT_ANY`](crate::park::MAX_WAIT_ANY) at most.
+    fn wait_any(entries: &[WaitEntry<'_>], deadline: Deadline) -> Result<Parked, Errno>;
 }
 
 #[cfg(all(not(loom), any(target_os = "linux", target_os = "android")))]
