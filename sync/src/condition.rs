@@ -37,6 +37,9 @@ use multiprocess_core::{Deadline, Errno, LayoutHash, ShmSafe, Timeout};
 use crate::lock::SuspendedLock;
 use crate::{LockError, LockGuard, Mutex, MutexGuard, RLock, RLockGuard};
 
+mod watch;
+pub use watch::ConditionWatch;
+
 const SLEEPERS: u32 = 1;
 const ONE: u32 = 2;
 

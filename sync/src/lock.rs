@@ -42,6 +42,8 @@ use multiprocess_core::{Deadline, LayoutHash, ParticipantId, Peers, ShmSafe, Tim
 
 use crate::{LockError, NotLocked, TryLockError};
 
+mod source;
+
 const FREE: u64 = 0; // a zeroed page is an unlocked lock
 const LOCKED: u64 = 1;
 const WAITERS: u64 = 2;
