@@ -125,7 +125,11 @@ pub fn wait(word: &impl ParkWord, expected: u32, deadline: Deadline) -> Result<P
     word.park(expected, deadline)
 }
 
-/// Wakes at most `count` sleepers and returns how many; `u32::MAX` for all.
+/// Wakes `count` sleepers, or all if there are fewer; `u32::MAX` for all. Returns how many.
+///
+/// Some backends wake more, and sleepers of other words, and say zero though they have woken
+/// somebody. So zero is no more than a hint that nobody is left asleep: a caller that drops its
+/// announcement of sleepers at a zero does so by CAS, and wakes once more if that succeeds.
 ///
 /// A sleeper that is woken and killed before it runs takes the wake with it: that is what the
 /// inner bound of [`Patience`] heals.
@@ -211,9 +215,14 @@ pub fn wait_any(entries: &[WaitEntry<'_>], deadline: Deadline) -> Result<Parked,
 ///
 /// No sleep in this toolkit is unbounded: after the inner bound the waiter re-checks its
 /// predicate and its owner's liveness. This alone heals every wake that a `kill -9` loses.
+///
+/// A bound runs from the first park after the last [`Parked::Recheck`]: wakes in between, however
+/// many, do not put it off.
 #[derive(Debug, Clone)]
 pub struct Patience {
     bound: Duration,
+    /// When the present bound passes, if it runs.
+    inner: Option<Deadline>,
 }
 
 impl Patience {
@@ -224,7 +233,10 @@ impl Patience {
 
     /// Starts a series.
     pub const fn new() -> Self {
-        Self { bound: Self::FIRST }
+        Self {
+            bound: Self::FIRST,
+            inner: None,
+        }
     }
 
     /// [`wait`] until `deadline`, but not longer than the inner bound.
@@ -261,13 +273,17 @@ impl Patience {
         deadline: Deadline,
         sleep: impl FnOnce(Deadline) -> Result<Parked, Errno>,
     ) -> Result<Parked, Errno> {
-        let inner = Deadline::now().plus(self.bound);
+        let bound = self.bound;
+        let inner = *self
+            .inner
+            .get_or_insert_with(|| Deadline::now().plus(bound));
         if deadline <= inner {
             return sleep(deadline);
         }
         let parked = sleep(inner)?;
         Ok(if parked == Parked::TimedOut {
-            self.bound = (self.bound * 2).min(Self::LAST);
+            self.bound = (bound * 2).min(Self::LAST);
+            self.inner = None;
             Parked::Recheck
         } else {
             parked
