@@ -9,6 +9,7 @@ use multiprocess_core::ShmSafe;
 use multiprocess_shm::Shared;
 use multiprocess_sync::{Doorbell, DoorbellFd, Event, Lock, Source, wait_any, wait_any_with};
 use multiprocess_testkit::child::{self, Child};
+use multiprocess_testkit::sandbox;
 use multiprocess_testkit::watchdog::Watchdog;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -196,4 +197,38 @@ fn killed_waiters_block_nobody() {
         }
         stop.store(true, Relaxed);
     });
+}
+
+/// As before Linux 5.16 (ENOSYS), and in some sandboxes (EPERM).
+#[test]
+fn without_futex_waitv_the_sources_are_slept_on_in_turn() {
+    const FUTEX_WAITV: i64 = 449;
+    if let Some(errno) = child::role() {
+        sandbox::deny(FUTEX_WAITV, errno.parse().unwrap());
+        let pair = [Event::new(), Event::new()];
+        let timeout = Duration::from_millis(35);
+        let start = Instant::now();
+        wait_any(&[&pair[0], &pair[1]], timeout).unwrap_err();
+        assert!(start.elapsed() >= timeout);
+        for count in [1, 2, 10, 200] {
+            let events: Vec<Event> = (0..count).map(|_| Event::new()).collect();
+            let sources: Vec<&dyn Source> = events.iter().map(|event| event as _).collect();
+            for index in [0, count / 2, count - 1] {
+                std::thread::scope(|scope| {
+                    scope.spawn(|| {
+                        std::thread::sleep(Duration::from_millis(3));
+                        events[index].set();
+                    });
+                    assert_eq!(wait_any(&sources, LONG), Ok(index));
+                });
+                events[index].clear();
+            }
+        }
+        return;
+    }
+    let _watchdog = Watchdog::seconds(60);
+    for errno in [38, 1] {
+        let test = "without_futex_waitv_the_sources_are_slept_on_in_turn";
+        assert!(Child::run(test, &errno.to_string(), &[]).wait().success());
+    }
 }
