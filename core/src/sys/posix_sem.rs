@@ -10,9 +10,9 @@
 //! doorbell is woken without being changed.
 //!
 //! **A wake always returns zero.** How many slept *on this word* is not known, and an answer that
-//! counts the sleepers of others is harmful: a ring that hears of a sleeper does not wake a second
+//! counts the sleepers of others would harm: a ring that hears of a sleeper does not wake a second
 //! time after it has disarmed the doorbell, and its own sleeper, which fell asleep in between, is
-//! lost until its inner bound (seen: a suite of 2 s took 13). Zero is the careful answer. Callers
+//! lost until its inner bound. Zero is the careful answer. Callers
 //! then drop the announcement of sleepers, by CAS, and wake once more, which is right here because
 //! nobody of those announced is asleep any longer.
 //!
