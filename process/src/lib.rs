@@ -2,7 +2,7 @@
 //!
 //! [`Context::spawn`] runs a function in another process, by fork, by a fresh start of the
 //! program, or through a forkserver. Arguments and results travel by serde, and handles travel
-//! in them: [`Shared`] values, [`RawValue`], [`RawArray`], the ends of [`spsc`] and [`bytes`]
+//! in them: [`Shared`] values, [`RawValue`], [`RawArray`], [`SharedDoorbell`]s, the ends of [`spsc`] and [`bytes`]
 //! rings. A child that is killed is a [`JoinError`], not a hang.
 //!
 //! # Examples
@@ -41,6 +41,7 @@
 
 mod child;
 mod context;
+mod doorbell;
 mod entry;
 mod error;
 mod forkserver;
@@ -52,6 +53,7 @@ mod wire;
 
 pub use child::init;
 pub use context::{Context, StartMethod, UnknownStartMethod};
+pub use doorbell::SharedDoorbell;
 pub use error::{JoinError, SpawnError};
 pub use process::Process;
 pub use raw::{OutOfBounds, Plain, RawArray, RawValue};
@@ -64,8 +66,9 @@ pub use multiprocess_core::{
 };
 pub use multiprocess_shm::{Mapping, Participant, Participants, Segment, Shared, transfer};
 pub use multiprocess_sync::{
-    Barrier, BarrierError, BoundedSemaphore, Condition, Event, InvalidParties, InvalidPermits,
-    Lock, LockError, LockGuard, Mutex, MutexGuard, NotLocked, NotOwner, Once, OnceCell, Permit,
-    RLock, RLockGuard, RawMutex, ReleaseError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-    Semaphore, TryAcquireError, TryLockError, WaitError,
+    Armed, Barrier, BarrierError, BoundedSemaphore, Condition, ConditionWatch, Doorbell,
+    DoorbellFd, Event, InvalidParties, InvalidPermits, Lock, LockError, LockGuard, Mutex,
+    MutexGuard, NotLocked, NotOwner, Once, OnceCell, Permit, RLock, RLockGuard, RawMutex,
+    ReleaseError, RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore, Source, TryAcquireError,
+    TryLockError, WaitError, wait_any, wait_any_with,
 };

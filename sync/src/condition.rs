@@ -8,7 +8,8 @@
 //! *wait*, with the lock held: (1) set SLEEPERS and remember the word; (2) release the lock, at
 //! all its depth; (3) park while the word is the same; (4) take the lock again, at all its depth.
 //! *notify(n)*: (5) return if SLEEPERS is clear; (6) add one to the sequence; (7) wake n; (8) if
-//! fewer than n slept, clear SLEEPERS, unless the word has changed since.
+//! fewer than n slept, clear SLEEPERS, unless the word has changed since, and (9) wake all that
+//! fell asleep in between.
 //!
 //! # Ordering
 //!
@@ -23,6 +24,7 @@
 //! | 4 | as the lock's own table says | |
 //! | 6 | sequence moved, nobody woken | sleepers notice at their inner bound, at most 1 s later |
 //! | 7 | SLEEPERS in vain | one notify too many |
+//! | 8 | SLEEPERS cleared under a sleeper | it notices at its inner bound, at most 1 s later |
 //!
 //! A wake that is delivered to a waiter at the moment that it is killed is lost with it. The
 //! others see at their inner bound that the sequence moved, and return as if notified.
@@ -36,6 +38,9 @@ use multiprocess_core::{Deadline, Errno, LayoutHash, ShmSafe, Timeout};
 
 use crate::lock::SuspendedLock;
 use crate::{LockError, LockGuard, Mutex, MutexGuard, RLock, RLockGuard};
+
+mod watch;
+pub use watch::ConditionWatch;
 
 const SLEEPERS: u32 = 1;
 const ONE: u32 = 2;
@@ -261,10 +266,10 @@ impl Condition {
         loop {
             let parked = patience.park(&self.word, seen, deadline)?;
             // Looked at in any case: a wake may have died with its waker, or have come as the
-            // clock ran out.
-            let moved = !same_sequence(self.word.load(Relaxed), seen);
-            if moved || parked == Parked::TimedOut {
-                return Ok(moved);
+            // clock ran out. Any change counts: without SLEEPERS, too, nobody would wake us.
+            let now = self.word.load(Relaxed);
+            if now != seen || parked == Parked::TimedOut {
+                return Ok(!same_sequence(now, seen));
             }
         }
     }
@@ -279,11 +284,16 @@ impl Condition {
         }
         let now = self.word.fetch_add(ONE, Relaxed).wrapping_add(ONE);
         if park::wake(&self.word, count) < count {
-            // Nobody else sleeps on an older word. Who came since has changed it or finds it
-            // changed, and wakes for nothing.
-            let _ = self
+            let cleared = now & !SLEEPERS;
+            if self
                 .word
-                .compare_exchange(now, now & !SLEEPERS, Relaxed, Relaxed);
+                .compare_exchange(now, cleared, Relaxed, Relaxed)
+                .is_ok()
+            {
+                // Who found SLEEPERS set, by somebody who is gone, has changed nothing and may
+                // have fallen asleep since: it wakes for nothing, and announces itself anew.
+                park::wake(&self.word, u32::MAX);
+            }
         }
     }
 

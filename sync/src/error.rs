@@ -232,6 +232,8 @@ impl core::error::Error for NotOwner {}
 pub enum WaitError {
     /// The timeout passed first.
     Timeout,
+    /// There is nothing to wait for: the list of sources is empty.
+    NoSources,
     /// The word holds bits that no party of this protocol writes.
     Corrupt,
     /// The kernel refused to let us sleep on the word.
@@ -242,6 +244,7 @@ impl fmt::Display for WaitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Timeout => f.write_str("timed out waiting"),
+            Self::NoSources => f.write_str("no source to wait for"),
             Self::Corrupt => f.write_str("the word waited on is corrupt"),
             Self::System(errno) => write!(f, "waiting: {errno}"),
         }

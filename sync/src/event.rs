@@ -26,10 +26,10 @@ use multiprocess_core::atomic::{
     Ordering::{Acquire, Relaxed, Release},
     spin_loop,
 };
-use multiprocess_core::park::{self, Parked};
+use multiprocess_core::park::{self, Parked, WaitEntry};
 use multiprocess_core::{Deadline, LayoutHash, ShmSafe, Timeout, spin};
 
-use crate::WaitError;
+use crate::{Armed, Source, WaitError};
 
 const SET: u32 = 1;
 const WAITERS: u32 = 2;
@@ -207,6 +207,32 @@ impl Event {
                 }
                 Ok(_) => seen = self.word.load(Acquire),
                 Err(errno) => return Err(WaitError::System(errno)),
+            }
+        }
+    }
+}
+
+/// Ready while it is set. A `set` and a `clear` that both come before the waiter has looked again
+/// are missed; [`Event::wait`] misses none.
+impl Source for Event {
+    fn is_ready(&self) -> bool {
+        self.is_set()
+    }
+
+    fn arm(&self) -> Armed<'_> {
+        // Acquire, also on failure: pairs with the Release CAS in `set`.
+        let mut seen = self.word.load(Acquire);
+        loop {
+            if is_set(seen) {
+                return Armed::Ready;
+            }
+            let armed = seen | WAITERS;
+            if seen == armed {
+                return Armed::Waiting(WaitEntry::new(&self.word, armed));
+            }
+            match self.word.compare_exchange(seen, armed, Relaxed, Acquire) {
+                Ok(_) => seen = armed,
+                Err(now) => seen = now,
             }
         }
     }

@@ -8,9 +8,15 @@
 #![no_std]
 #![warn(clippy::unnecessary_safety_comment)]
 
+#[cfg(feature = "std")]
+extern crate std;
+
 mod barrier;
 mod bounded_semaphore;
 mod condition;
+mod doorbell;
+#[cfg(feature = "std")]
+mod doorbell_fd;
 mod error;
 mod event;
 mod lock;
@@ -20,10 +26,14 @@ mod raw_mutex;
 mod rlock;
 mod rwlock;
 mod semaphore;
+mod wait_any;
 
 pub use barrier::Barrier;
 pub use bounded_semaphore::BoundedSemaphore;
-pub use condition::{Condition, ConditionGuard};
+pub use condition::{Condition, ConditionGuard, ConditionWatch};
+pub use doorbell::{Doorbell, wait_any_with};
+#[cfg(feature = "std")]
+pub use doorbell_fd::DoorbellFd;
 pub use error::{
     BarrierError, InvalidParties, InvalidPermits, LockError, NotLocked, NotOwner, ReleaseError,
     TryAcquireError, TryLockError, WaitError,
@@ -36,3 +46,4 @@ pub use raw_mutex::RawMutex;
 pub use rlock::{RLock, RLockGuard};
 pub use rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use semaphore::{Permit, Semaphore};
+pub use wait_any::{Armed, Source, wait_any};

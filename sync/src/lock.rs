@@ -42,6 +42,7 @@ use multiprocess_core::{Deadline, LayoutHash, ParticipantId, Peers, ShmSafe, Tim
 use crate::{LockError, NotLocked, TryLockError};
 
 mod guard;
+mod source;
 
 pub use guard::LockGuard;
 pub(crate) use guard::SuspendedLock;

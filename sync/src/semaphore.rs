@@ -50,6 +50,8 @@ use multiprocess_core::{Deadline, LayoutHash, ShmSafe, Timeout, spin};
 
 use crate::{InvalidPermits, ReleaseError, TryAcquireError, WaitError};
 
+mod source;
+
 const VALUE: u64 = 0x7fff_ffff;
 const WAITERS: u64 = 1 << 31;
 const MAX_SHIFT: u32 = 32;

@@ -4,6 +4,7 @@
 //! | module | what it gives |
 //! |---|---|
 //! | [`child`] | run the current test again as another process, in a role |
+//! | [`sandbox`] | a kernel that lacks a system call |
 //! | [`watchdog`] | a test that hangs says where, and dies |
 //! | [`sweep()`] | kill, stop, or preempt a process at each instruction of an operation |
 //!
@@ -17,6 +18,7 @@ pub mod child;
 mod control;
 mod process;
 mod report;
+pub mod sandbox;
 pub mod sweep;
 mod symbol;
 mod tracee;

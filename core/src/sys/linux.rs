@@ -2,14 +2,14 @@
 
 use core::num::NonZeroU32;
 
-use rustix::thread::futex::{self, Flags};
+use rustix::thread::futex::{self, Flags, Wait, WaitFlags, WaitPtr, WaitvFlags};
 use rustix::thread::{
     MembarrierCommand, MembarrierQuery, membarrier, membarrier_query, sched_getaffinity,
 };
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use crate::atomic::{AtomicU32, AtomicU64, Ordering, fence};
-use crate::park::Parked;
+use crate::park::{MAX_WAIT_ANY, Parked, WaitEntry, WaitWord};
 use crate::{Deadline, Errno};
 
 /// The futex backend.
@@ -19,25 +19,16 @@ pub(crate) struct Backend;
 impl super::Park for Backend {
     #[inline]
     fn wait32(word: &AtomicU32, expected: u32, deadline: Deadline) -> Result<Parked, Errno> {
-        let timespec = deadline.nanos().map(|nanos| Timespec {
-            tv_sec: (nanos / 1_000_000_000) as _,
-            tv_nsec: (nanos % 1_000_000_000) as _,
-        });
+        let timespec = timespec(deadline);
         // WAIT_BITSET and not WAIT: its timeout is absolute, so a signal or a spurious wake
         // does not stretch the wait. No PRIVATE flag: the word is shared between processes.
-        match futex::wait_bitset(
+        parked(futex::wait_bitset(
             word,
             Flags::empty(),
             expected,
             timespec.as_ref(),
             NonZeroU32::MAX,
-        ) {
-            Ok(()) => Ok(Parked::Woken),
-            Err(Errno::AGAIN) => Ok(Parked::Changed),
-            Err(Errno::INTR) => Ok(Parked::Interrupted),
-            Err(Errno::TIMEDOUT) => Ok(Parked::TimedOut),
-            Err(other) => Err(other),
-        }
+        ))
     }
 
     #[inline]
@@ -56,10 +47,50 @@ impl super::Park for Backend {
     fn wake64(word: &AtomicU64, count: u32) -> u32 {
         Self::wake32(low_half(word), count)
     }
+
+    fn wait_any(entries: &[WaitEntry<'_>], deadline: Deadline) -> Result<Parked, Errno> {
+        let mut waits = [Wait::new(); MAX_WAIT_ANY];
+        for (wait, entry) in waits.iter_mut().zip(entries) {
+            let word = match entry.word() {
+                WaitWord::Bits32(word) => word,
+                WaitWord::Bits64(word) => low_half(word),
+            };
+            wait.val = u64::from(entry.expected());
+            wait.uaddr = WaitPtr::new(core::ptr::from_ref(word).cast_mut().cast());
+            // No PRIVATE flag: the words are shared between processes.
+            wait.flags = WaitFlags::SIZE_U32;
+        }
+        let waits = &waits[..entries.len().min(MAX_WAIT_ANY)];
+        let timespec = timespec(deadline);
+        // Which of them woke us is a hint at best: several may have been.
+        parked(futex::waitv(
+            waits,
+            WaitvFlags::empty(),
+            timespec.as_ref(),
+            ClockId::Monotonic,
+        ))
+    }
+}
+
+fn timespec(deadline: Deadline) -> Option<Timespec> {
+    deadline.nanos().map(|nanos| Timespec {
+        tv_sec: (nanos / 1_000_000_000) as _,
+        tv_nsec: (nanos % 1_000_000_000) as _,
+    })
+}
+
+fn parked<T>(result: Result<T, Errno>) -> Result<Parked, Errno> {
+    match result {
+        Ok(_) => Ok(Parked::Woken),
+        Err(Errno::AGAIN) => Ok(Parked::Changed),
+        Err(Errno::INTR) => Ok(Parked::Interrupted),
+        Err(Errno::TIMEDOUT) => Ok(Parked::TimedOut),
+        Err(other) => Err(other),
+    }
 }
 
 /// The half of a 64-bit word that holds its low 32 bits, as the kernel addresses it.
-fn low_half(word: &AtomicU64) -> &AtomicU32 {
+pub(super) fn low_half(word: &AtomicU64) -> &AtomicU32 {
     let halves: *const AtomicU32 = core::ptr::from_ref(word).cast();
     let index = usize::from(cfg!(target_endian = "big"));
     // SAFETY: both halves lie inside `word`, a 4-byte boundary is implied by its 8-byte one,

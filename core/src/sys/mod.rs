@@ -5,10 +5,10 @@
 //! | Linux futex | `linux.rs` | `target_os` is linux or android |
 //! | the same: thread ids, robust lists, fork | `linux_thread.rs` | the same |
 //! | loom's mock | `model.rs` | `--cfg loom` |
-//! | POSIX semaphores in a table of the segment | `posix_sem.rs` (to come) | other Unixes |
+//! | POSIX semaphores in a table of the user | `posix_sem.rs` | `--cfg multiprocess_park="posix_sem"`, on Linux: for Unixes without futexes, where nothing else is there yet |
 
 use crate::atomic::{AtomicU32, AtomicU64};
-use crate::park::Parked;
+use crate::park::{Parked, WaitEntry};
 use crate::{Deadline, Errno};
 
 /// What a backend provides: sleep on a word, wake its sleepers.
@@ -19,16 +19,27 @@ pub(crate) trait Park {
     fn wait32(word: &AtomicU32, expected: u32, deadline: Deadline) -> Result<Parked, Errno>;
     /// As `wait32`, on the low half of `word`.
     fn wait64(word: &AtomicU64, expected: u32, deadline: Deadline) -> Result<Parked, Errno>;
-    /// Wakes at most `count` sleepers; how many.
+    /// Wakes `count` sleepers, or all, or more; how many for certain. Zero is always a right answer
+    /// if nobody who slept when it began is left asleep.
     fn wake32(word: &AtomicU32, count: u32) -> u32;
-    /// Wakes at most `count` sleepers on the low half; how many.
+    /// As `wake32`, for sleepers on the low half.
     fn wake64(word: &AtomicU64, count: u32) -> u32;
+    /// Sleeps while every word has its expected value; `ENOSYS` if the system cannot.
+    ///
+    /// Two entries at least, [`MAX_WAIT_ANY`](crate::park::MAX_WAIT_ANY) at most.
+    fn wait_any(entries: &[WaitEntry<'_>], deadline: Deadline) -> Result<Parked, Errno>;
 }
 
 #[cfg(all(not(loom), any(target_os = "linux", target_os = "android")))]
+#[cfg_attr(multiprocess_park = "posix_sem", allow(dead_code))] // its futexes
 mod linux;
 #[cfg(all(not(loom), any(target_os = "linux", target_os = "android")))]
 use linux as backend;
+
+#[cfg(all(not(loom), multiprocess_park = "posix_sem"))]
+mod posix_sem;
+#[cfg(all(not(loom), multiprocess_park = "posix_sem"))]
+pub(crate) use posix_sem::Backend;
 
 #[cfg(all(not(loom), any(target_os = "linux", target_os = "android")))]
 #[path = "linux_thread.rs"]
@@ -47,6 +58,8 @@ compile_error!(
     "multiprocess-core has no park backend for this target yet: Linux only, see core/README.md"
 );
 
+#[cfg(any(loom, not(multiprocess_park = "posix_sem")))]
+pub(crate) use backend::Backend;
 pub(crate) use backend::{
-    Backend, cpus, heavy_fence, light_fence, membarrier_register, membarrier_works, now,
+    cpus, heavy_fence, light_fence, membarrier_register, membarrier_works, now,
 };

@@ -12,14 +12,14 @@ use loom::sync::Mutex;
 use loom::thread::{self, Thread};
 
 use crate::atomic::{AtomicU32, AtomicU64, Ordering, fence};
-use crate::park::Parked;
+use crate::park::{Parked, WaitEntry, WaitWord};
 use crate::{Deadline, Errno};
 
 #[derive(Debug)]
 pub(crate) struct Backend;
 
 struct Sleeper {
-    address: usize,
+    addresses: Vec<usize>,
     ticket: usize,
     thread: Thread,
 }
@@ -35,16 +35,16 @@ loom::lazy_static! {
     static ref QUEUE: Mutex<Queue> = Mutex::new(Queue::default());
 }
 
-fn sleep(address: usize, load: impl Fn() -> u32, expected: u32) -> Parked {
+fn sleep(addresses: Vec<usize>, unchanged: impl Fn() -> bool) -> Parked {
     let ticket = {
         let mut queue = QUEUE.lock().unwrap();
-        if load() != expected {
+        if !unchanged() {
             return Parked::Changed;
         }
         let ticket = queue.next_ticket;
         queue.next_ticket += 1;
         queue.sleepers.push(Sleeper {
-            address,
+            addresses,
             ticket,
             thread: thread::current(),
         });
@@ -65,7 +65,7 @@ fn end(address: usize, count: u32, how: Parked) -> u32 {
         let mut queue = QUEUE.lock().unwrap();
         let mut i = 0;
         while i < queue.sleepers.len() && (woken.len() as u32) < count {
-            if queue.sleepers[i].address == address {
+            if queue.sleepers[i].addresses.contains(&address) {
                 let sleeper = queue.sleepers.remove(i);
                 queue.ended.push((sleeper.ticket, how));
                 woken.push(sleeper.thread);
@@ -87,16 +87,13 @@ fn address<T>(word: &T) -> usize {
 
 impl super::Park for Backend {
     fn wait32(word: &AtomicU32, expected: u32, _: Deadline) -> Result<Parked, Errno> {
-        Ok(sleep(
-            address(word),
-            || word.load(Ordering::SeqCst),
-            expected,
-        ))
+        let unchanged = || word.load(Ordering::SeqCst) == expected;
+        Ok(sleep(std::vec![address(word)], unchanged))
     }
 
     fn wait64(word: &AtomicU64, expected: u32, _: Deadline) -> Result<Parked, Errno> {
-        let low = || word.load(Ordering::SeqCst) as u32;
-        Ok(sleep(address(word), low, expected))
+        let unchanged = || word.load(Ordering::SeqCst) as u32 == expected;
+        Ok(sleep(std::vec![address(word)], unchanged))
     }
 
     fn wake32(word: &AtomicU32, count: u32) -> u32 {
@@ -105,6 +102,23 @@ impl super::Park for Backend {
 
     fn wake64(word: &AtomicU64, count: u32) -> u32 {
         end(address(word), count, Parked::Woken)
+    }
+
+    fn wait_any(entries: &[WaitEntry<'_>], _: Deadline) -> Result<Parked, Errno> {
+        let addresses = entries.iter().map(|entry| match entry.word() {
+            WaitWord::Bits32(word) => address(word),
+            WaitWord::Bits64(word) => address(word),
+        });
+        let unchanged = || {
+            entries.iter().all(|entry| {
+                let now = match entry.word() {
+                    WaitWord::Bits32(word) => word.load(Ordering::SeqCst),
+                    WaitWord::Bits64(word) => word.load(Ordering::SeqCst) as u32,
+                };
+                now == entry.expected()
+            })
+        };
+        Ok(sleep(addresses.collect(), unchanged))
     }
 }
 
