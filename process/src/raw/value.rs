@@ -36,7 +36,7 @@ use super::Plain;
 ///
 /// # Crash safety
 ///
-/// Values of up to 8 bytes are never torn. A writer killed half-way through a larger one
+/// Values of 1, 2, 4 and 8 bytes are never torn. A writer killed half-way through another one
 /// leaves old and new bytes mixed. Trust: *guarded*.
 ///
 /// # Fork
