@@ -1,8 +1,8 @@
 //! Ends of rings inside serde messages. An end moves: its sender keeps a closed handle.
 
 use multiprocess_shm::Segment;
-use multiprocess_shm::transfer::Fd;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+use multiprocess_shm::transfer::{Fd, refuse_receiving, refuse_sending};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::os::fd::AsFd;
 
 use crate::endpoint::Claim;
@@ -14,7 +14,7 @@ fn send<S: Serializer>(
     give_away: impl FnOnce() -> bool,
 ) -> Result<S::Ok, S::Error> {
     if !give_away() {
-        return Err(ser::Error::custom(
+        return Err(refuse_sending(
             "this end of the ring is closed or was sent already",
         ));
     }
@@ -25,7 +25,7 @@ fn receive<'de, D: Deserializer<'de>, P: multiprocess_core::Place>(
     deserializer: D,
 ) -> Result<Segment, D::Error> {
     let fd = Fd::deserialize(deserializer)?.into_inner();
-    Segment::attach(fd, P::LAYOUT).map_err(de::Error::custom)
+    Segment::attach(fd, P::LAYOUT).map_err(refuse_receiving)
 }
 
 impl<T: spsc::Message> Serialize for spsc::Producer<T> {
@@ -37,7 +37,7 @@ impl<T: spsc::Message> Serialize for spsc::Producer<T> {
 impl<'de, T: spsc::Message> Deserialize<'de> for spsc::Producer<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let segment = receive::<D, spsc::Ring<T>>(deserializer)?;
-        Self::claim(segment, &Claim::Received).map_err(de::Error::custom)
+        Self::claim(segment, &Claim::Received).map_err(refuse_receiving)
     }
 }
 
@@ -50,7 +50,7 @@ impl<T: spsc::Message> Serialize for spsc::Consumer<T> {
 impl<'de, T: spsc::Message> Deserialize<'de> for spsc::Consumer<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let segment = receive::<D, spsc::Ring<T>>(deserializer)?;
-        Self::claim(segment, &Claim::Received).map_err(de::Error::custom)
+        Self::claim(segment, &Claim::Received).map_err(refuse_receiving)
     }
 }
 
@@ -63,7 +63,7 @@ impl Serialize for bytes::Producer {
 impl<'de> Deserialize<'de> for bytes::Producer {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let segment = receive::<D, bytes::Ring>(deserializer)?;
-        Self::claim(segment, &Claim::Received).map_err(de::Error::custom)
+        Self::claim(segment, &Claim::Received).map_err(refuse_receiving)
     }
 }
 
@@ -76,6 +76,6 @@ impl Serialize for bytes::Consumer {
 impl<'de> Deserialize<'de> for bytes::Consumer {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let segment = receive::<D, bytes::Ring>(deserializer)?;
-        Self::claim(segment, &Claim::Received).map_err(de::Error::custom)
+        Self::claim(segment, &Claim::Received).map_err(refuse_receiving)
     }
 }

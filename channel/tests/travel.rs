@@ -59,4 +59,25 @@ fn the_wrong_end_or_type_is_refused() {
     let wrong: Result<spsc::Producer<u32>, _> =
         transfer::supply(fds, || postcard::from_bytes(&bytes));
     assert!(wrong.is_err());
+    assert_refused_for("layout 0x");
+}
+
+/// What a format without messages, like postcard, would lose.
+fn assert_refused_for(reason: &str) {
+    let said = transfer::take_refusal().unwrap_or_default();
+    assert!(said.contains(reason), "{said:?}");
+}
+
+#[test]
+fn an_end_that_cannot_travel_says_why() {
+    let (mut producer, consumer) = bytes::channel(64).unwrap();
+    assert!(postcard::to_stdvec(&consumer).is_err());
+    assert_refused_for("inside a send");
+    producer.close();
+    assert!(
+        transfer::collect(|| postcard::to_stdvec(&producer))
+            .0
+            .is_err()
+    );
+    assert_refused_for("closed");
 }

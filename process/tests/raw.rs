@@ -3,7 +3,9 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use multiprocess::{AttachError, Context, CreateError, OutOfBounds, Plain, RawArray, RawValue};
+use multiprocess::{
+    AttachError, Context, CreateError, OutOfBounds, Plain, RawArray, RawValue, transfer,
+};
 use multiprocess_testkit::watchdog::Watchdog;
 
 #[test]
@@ -23,6 +25,17 @@ fn another_type_is_refused() {
     assert!(matches!(error, AttachError::Layout { .. }));
     let error = RawArray::<u64>::attach(fd()).unwrap_err();
     assert!(matches!(error, AttachError::Layout { .. }));
+}
+
+#[test]
+fn what_does_not_deserialise_says_why() {
+    let (bytes, fds) = transfer::collect(|| postcard::to_stdvec(&RawValue::new(1u64).unwrap()));
+    let bytes = bytes.unwrap();
+    let again = vec![fds[0].try_clone().unwrap()];
+    assert!(transfer::supply(fds, || postcard::from_bytes::<RawValue<i64>>(&bytes)).is_err());
+    assert!(transfer::take_refusal().unwrap().contains("layout 0x"));
+    assert!(transfer::supply(again, || postcard::from_bytes::<RawArray<u64>>(&bytes)).is_err());
+    assert!(transfer::take_refusal().unwrap().contains("layout 0x"));
 }
 
 #[test]

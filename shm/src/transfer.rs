@@ -65,11 +65,15 @@ fn refuse(why: impl ToString) -> String {
     why
 }
 
-fn refuse_sending<E: ser::Error>(why: impl ToString) -> E {
+/// The error of a handle that cannot be serialised: its reason outlives a format that drops it.
+#[doc(hidden)]
+pub fn refuse_sending<E: ser::Error>(why: impl ToString) -> E {
     E::custom(refuse(why))
 }
 
-fn refuse_receiving<E: de::Error>(why: impl ToString) -> E {
+/// The error of a handle that cannot be deserialised, as [`refuse_sending`].
+#[doc(hidden)]
+pub fn refuse_receiving<E: de::Error>(why: impl ToString) -> E {
     E::custom(refuse(why))
 }
 
