@@ -1,6 +1,8 @@
 //! Ends of rings move inside messages.
 #![cfg(all(not(loom), feature = "serde"))]
 
+use std::os::fd::AsFd;
+
 use multiprocess_channel::{RecvError, SendError, TryRecvError, bytes, spsc};
 use multiprocess_shm::transfer;
 use serde::{Serialize, de::DeserializeOwned};
@@ -80,4 +82,42 @@ fn an_end_that_cannot_travel_says_why() {
             .is_err()
     );
     assert_refused_for("closed");
+}
+
+/// Receives `end`'s message twice, through two duplicates of its descriptor.
+fn received_twice<T: Serialize + DeserializeOwned>(end: &T) -> (T, bool) {
+    let (bytes, fds) = transfer::collect(|| postcard::to_stdvec(end).unwrap());
+    let again = vec![fds[0].try_clone().unwrap()];
+    let first = transfer::supply(fds, || postcard::from_bytes(&bytes).unwrap());
+    let second = transfer::supply(again, || postcard::from_bytes::<T>(&bytes));
+    (first, second.is_ok())
+}
+
+#[test]
+fn an_end_has_one_receiver() {
+    let (producer, consumer) = spsc::channel::<u64>(4).unwrap();
+    let (mut producer, twice) = received_twice(&producer);
+    assert!(!twice);
+    assert_refused_for("this end of the channel is taken");
+    let (mut consumer, twice) = received_twice(&consumer);
+    assert!(!twice);
+    producer.push(1).unwrap();
+    assert_eq!(consumer.pop(), Ok(1));
+
+    let (producer, consumer) = bytes::channel(64).unwrap();
+    let (_producer, twice) = received_twice(&producer);
+    assert!(!twice);
+    let (_consumer, twice) = received_twice(&consumer);
+    assert!(!twice);
+}
+
+#[test]
+fn an_end_that_was_not_sent_is_not_received() {
+    let (producer, _consumer) = spsc::channel::<u64>(4).unwrap();
+    let fd = transfer::Fd::from(producer.memory().as_fd().try_clone_to_owned().unwrap());
+    let (bytes, fds) = transfer::collect(|| postcard::to_stdvec(&fd).unwrap());
+    let stolen: Result<spsc::Producer<u64>, _> =
+        transfer::supply(fds, || postcard::from_bytes(&bytes));
+    assert!(stolen.is_err());
+    assert_refused_for("this end of the channel is taken");
 }

@@ -93,8 +93,7 @@ impl<T: Message, M: Memory> Consumer<T, M> {
     }
 
     pub(crate) fn claim(memory: M, claim: &Claim) -> Result<Self, AttachError> {
-        let (endpoint, capacity) = Endpoint::attach(memory, &Ring::<T>::KIND, claim)?;
-        let head = endpoint.own_index();
+        let (endpoint, capacity, head) = Endpoint::attach(memory, &Ring::<T>::KIND, claim)?;
         Ok(Self {
             slots: endpoint.body().cast(),
             endpoint,

@@ -80,8 +80,7 @@ impl<T: Message, M: Memory> Producer<T, M> {
     }
 
     pub(crate) fn claim(memory: M, claim: &Claim) -> Result<Self, AttachError> {
-        let (endpoint, capacity) = Endpoint::attach(memory, &Ring::<T>::KIND, claim)?;
-        let tail = endpoint.own_index();
+        let (endpoint, capacity, tail) = Endpoint::attach(memory, &Ring::<T>::KIND, claim)?;
         Ok(Self {
             slots: endpoint.body().cast(),
             endpoint,
