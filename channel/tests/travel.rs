@@ -94,6 +94,62 @@ fn received_twice<T: Serialize + DeserializeOwned>(end: &T) -> (T, bool) {
 }
 
 #[test]
+fn an_end_that_could_not_be_serialised_is_still_ours() {
+    let (mut producer, mut consumer) = spsc::channel::<u64>(4).unwrap();
+    assert!(postcard::to_stdvec(&producer).is_err(), "outside of a send");
+    producer.push(1).unwrap();
+    assert!(postcard::to_stdvec(&consumer).is_err(), "outside of a send");
+    assert_eq!(consumer.pop(), Ok(1));
+    let mut there = moved(&producer);
+    there.push(2).unwrap();
+    assert_eq!(consumer.pop(), Ok(2));
+}
+
+#[test]
+fn the_peer_of_an_end_that_nobody_got_is_disconnected() {
+    let (producer, mut consumer) = spsc::channel::<u64>(4).unwrap();
+    let parcel = transfer::collect_parcel(|| postcard::to_stdvec(&producer).unwrap()).1;
+    assert_eq!(consumer.try_pop(), Err(TryRecvError::Empty));
+    drop(parcel);
+    assert_eq!(consumer.pop(), Err(RecvError::Disconnected));
+
+    let (mut producer, consumer) = bytes::channel(64).unwrap();
+    let message = (consumer, Unwilling);
+    let (result, parcel) = transfer::collect_parcel(|| postcard::to_stdvec(&message));
+    assert!(result.is_err());
+    drop(parcel);
+    assert!(producer.is_disconnected());
+    assert!(producer.push(b"x").is_err());
+
+    let (producer, mut consumer) = spsc::channel::<u64>(4).unwrap();
+    let serialise = || transfer::collect(|| panic!("{:?}", postcard::to_stdvec(&producer)));
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(serialise)).is_err());
+    assert_eq!(consumer.pop(), Err(RecvError::Disconnected));
+}
+
+/// Cannot be serialised.
+struct Unwilling;
+
+impl Serialize for Unwilling {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom("on purpose"))
+    }
+}
+
+#[test]
+fn a_lost_parcel_takes_nothing_from_who_got_it() {
+    let (producer, mut consumer) = spsc::channel::<u64>(4).unwrap();
+    let (bytes, parcel) = transfer::collect_parcel(|| postcard::to_stdvec(&producer).unwrap());
+    let fds = parcel.fds().map(|fd| fd.try_clone_to_owned().unwrap());
+    let mut there: spsc::Producer<u64> =
+        transfer::supply(fds.collect(), || postcard::from_bytes(&bytes).unwrap());
+    drop(parcel);
+    there.push(1).unwrap();
+    assert_eq!(consumer.pop(), Ok(1));
+    assert_eq!(consumer.try_pop(), Err(TryRecvError::Empty));
+}
+
+#[test]
 fn an_end_has_one_receiver() {
     let (producer, consumer) = spsc::channel::<u64>(4).unwrap();
     let (mut producer, twice) = received_twice(&producer);

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use multiprocess_core::Deadline;
+use multiprocess_shm::transfer::Parcel;
 
 use crate::entry::{Call, Encoded, Refusal, Reply};
 use crate::sys::exec::CONTROL_FD;
@@ -138,14 +139,23 @@ pub(crate) fn run_forked(
 /// Reports, flushes, and leaves without running the destructors of a process that may be a
 /// copy of another one.
 fn finish(control: OwnedFd, outcome: Result<Result<Encoded, Refusal>, Box<dyn Any + Send>>) -> ! {
-    let (reply, fds, code) = match outcome {
-        Ok(Ok(result)) => (Reply::Returned(result.bytes), result.fds, OK),
-        Ok(Err(refusal)) => (Reply::Refused(refusal), Vec::new(), SETUP_FAILED),
-        Err(payload) => (Reply::Panicked(message(&*payload)), Vec::new(), PANICKED),
+    let (reply, parcel, code) = match outcome {
+        Ok(Ok(Encoded { bytes, parcel })) => (Reply::Returned(bytes), parcel, OK),
+        Ok(Err(refusal)) => (Reply::Refused(refusal), Parcel::default(), SETUP_FAILED),
+        Err(payload) => {
+            let message = message(&*payload);
+            (Reply::Panicked(message), Parcel::default(), PANICKED)
+        }
     };
-    if let Ok(body) = postcard::to_stdvec(&reply) {
-        // Fails if the parent is gone or does not want to know.
-        let _ = wire::send(control.as_fd(), &body, &fds);
+    let fds: Vec<_> = parcel.fds().collect();
+    // Fails if the parent is gone or does not want to know.
+    let sent = postcard::to_stdvec(&reply)
+        .is_ok_and(|body| wire::send(control.as_fd(), &body, &fds).is_ok());
+    if sent {
+        parcel.into_fds();
+    } else {
+        // Whoever waits at the other ends of rings is told. Here: destructors do not run.
+        drop(parcel);
     }
     fork::exit_flushed(code)
 }

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use multiprocess_shm::transfer::Parcel;
 use rustix::net::SocketType;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -248,7 +249,8 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// [`SpawnError`]. An end of a ring that was in `args` is lost with a failed spawn.
+    /// [`SpawnError`]. An end of a ring that was in `args` is closed by a failed spawn, and its
+    /// peer disconnected.
     pub fn spawn<F, A, R>(&self, function: F, args: A) -> Result<Process<R>, SpawnError>
     where
         F: Fn(A) -> R + Copy + 'static,
@@ -259,23 +261,25 @@ impl Context {
         let entry = entry::of::<F, A, R>(function);
         let arguments = entry::encode(&args).map_err(SpawnError::Arguments)?;
         drop(args);
+        // Lost until somebody has got it: wherever a start fails, dropping it tells the peers.
+        let Encoded { bytes, parcel } = arguments;
         if let Method::Fork { .. } = self.method {
-            let Encoded { bytes, fds } = arguments;
-            return self.start_fork(move || (entry.run)(&bytes, fds));
+            return self.start_fork(parcel, move |fds| (entry.run)(&bytes, fds));
         }
-        let Encoded { bytes, mut fds } = arguments;
         let call = entry
             .call(self.daemon, bytes)
             .ok_or(SpawnError::ForeignImage)?;
         let call =
             postcard::to_stdvec(&call).map_err(|error| SpawnError::Arguments(error.to_string()))?;
-        if self.daemon {
-            fds.insert(0, pidfd::own()?);
-        }
+        let parent = self.parent_to_watch()?;
+        let fds: Vec<_> = parent.iter().map(AsFd::as_fd).chain(parcel.fds()).collect();
         let started = self.start_fresh()?;
         let process = Process::new(self.next_name(), started);
         match wire::send(process.control(), &call, &fds) {
-            Ok(()) => Ok(process),
+            Ok(()) => {
+                parcel.into_fds();
+                Ok(process)
+            }
             // It died before it read all of its call: join will tell how.
             Err(error) if is_disconnect(&error) => Ok(process),
             Err(error) => {
@@ -283,6 +287,15 @@ impl Context {
                 Err(error.into())
             }
         }
+    }
+
+    /// What a daemon watches.
+    fn parent_to_watch(&self) -> Result<Option<OwnedFd>, SpawnError> {
+        Ok(if self.daemon {
+            Some(pidfd::own()?)
+        } else {
+            None
+        })
     }
 
     /// Forks, and runs `work` in the child, captures and all; only the result is serialised.
@@ -303,7 +316,7 @@ impl Context {
     {
         refuse_unclaimed()?;
         registry::reap_detached();
-        self.start_fork(move || {
+        self.start_fork(Parcel::default(), move |_| {
             entry::encode(&work()).map_err(|error| format!("the result cannot be encoded: {error}"))
         })
     }
@@ -345,15 +358,13 @@ impl Context {
         }
     }
 
+    /// Forks a child that does `work` with the descriptors of `parcel`.
     fn start_fork<R>(
         &self,
-        work: impl FnOnce() -> Result<Encoded, entry::Refusal>,
+        parcel: Parcel,
+        work: impl FnOnce(Vec<OwnedFd>) -> Result<Encoded, entry::Refusal>,
     ) -> Result<Process<R>, SpawnError> {
-        let parent: Option<OwnedFd> = if self.daemon {
-            Some(pidfd::own()?)
-        } else {
-            None
-        };
+        let parent = self.parent_to_watch()?;
         let name = self.next_name();
         // None is left locked in the child by a thread that does not exist there. In the order
         // that `registry` lays down.
@@ -367,7 +378,7 @@ impl Context {
         let pid = unsafe { fork::fork() }?;
         drop((held, server, quiet, streams));
         if pid == 0 {
-            child::run_forked(theirs, parent, work)
+            child::run_forked(theirs, parent, move || work(parcel.into_fds()))
         }
         drop(theirs);
         let started = Started {
@@ -376,6 +387,7 @@ impl Context {
             control: ours,
             status: None,
         };
+        parcel.into_fds(); // the child has copies
         Ok(Process::new(name, started))
     }
 }

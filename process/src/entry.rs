@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 
 use multiprocess_core::LayoutHash;
-use multiprocess_shm::transfer;
+use multiprocess_shm::transfer::{self, Parcel};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -31,11 +31,12 @@ pub(crate) struct Entry {
     pub(crate) run: fn(&[u8], Vec<OwnedFd>) -> Result<Encoded, Refusal>,
 }
 
-/// Serialised values, and the descriptors of the handles in them.
+/// Serialised values, and the descriptors of the handles in them. Unless those are handed on, the
+/// peers of ring ends among them are told that nobody got them.
 #[derive(Debug)]
 pub(crate) struct Encoded {
     pub(crate) bytes: Vec<u8>,
-    pub(crate) fds: Vec<OwnedFd>,
+    pub(crate) parcel: Parcel,
 }
 
 /// Why a child could not do what it was asked to.
@@ -67,16 +68,16 @@ pub(crate) enum Reply {
 
 /// Serialises a value with its handles.
 pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Encoded, Refusal> {
-    let (bytes, fds) = transfer::collect(|| postcard::to_stdvec(value));
+    let (bytes, parcel) = transfer::collect_parcel(|| postcard::to_stdvec(value));
     Ok(Encoded {
         bytes: bytes.map_err(explain)?,
-        fds,
+        parcel,
     })
 }
 
 /// The inverse of [`encode`].
-pub(crate) fn decode<T: DeserializeOwned>(encoded: Encoded) -> Result<T, Refusal> {
-    transfer::supply(encoded.fds, || postcard::from_bytes(&encoded.bytes)).map_err(explain)
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], fds: Vec<OwnedFd>) -> Result<T, Refusal> {
+    transfer::supply(fds, || postcard::from_bytes(bytes)).map_err(explain)
 }
 
 /// postcard drops the messages of its errors; a handle's is kept beside it.
@@ -116,8 +117,8 @@ where
         // aligned. The caller held a value of this type (`of` takes one), so it is inhabited,
         // and F is Copy, so conjuring another one duplicates nothing.
         let function = unsafe { NonNull::<F>::dangling().read() };
-        let arguments = transfer::supply(fds, || postcard::from_bytes::<A>(bytes))
-            .map_err(|error| format!("the arguments cannot be decoded: {}", explain(error)))?;
+        let arguments = decode::<A>(bytes, fds)
+            .map_err(|error| format!("the arguments cannot be decoded: {error}"))?;
         encode(&function(arguments))
             .map_err(|error| format!("the result cannot be encoded: {error}"))
     }
@@ -192,7 +193,8 @@ mod tests {
         let call = call();
         let entry = call.entry().unwrap();
         let result = (entry.run)(&call.arguments, Vec::new()).unwrap();
-        assert_eq!(decode::<u32>(result).unwrap(), 42);
+        let fds = result.parcel.into_fds();
+        assert_eq!(decode::<u32>(&result.bytes, fds).unwrap(), 42);
     }
 
     #[test]

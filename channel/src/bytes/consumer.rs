@@ -278,6 +278,11 @@ impl<M: Memory> Consumer<M> {
     }
 
     #[cfg(feature = "serde")]
+    pub(crate) fn is_open(&self) -> bool {
+        self.endpoint.is_open()
+    }
+
+    #[cfg(feature = "serde")]
     pub(crate) fn give_away(&self) -> bool {
         self.tail.set(self.head); // the next look finds out in `reload_tail`
         self.endpoint.give_away()

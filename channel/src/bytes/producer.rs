@@ -303,6 +303,11 @@ impl<M: Memory> Producer<M> {
     }
 
     #[cfg(feature = "serde")]
+    pub(crate) fn is_open(&self) -> bool {
+        self.endpoint.is_open()
+    }
+
+    #[cfg(feature = "serde")]
     pub(crate) fn give_away(&self) -> bool {
         self.forget_room(); // the next reservation finds out in `reload_head`
         self.endpoint.give_away()

@@ -328,6 +328,11 @@ impl<T: Message, M: Memory> Consumer<T, M> {
     }
 
     #[cfg(feature = "serde")]
+    pub(crate) fn is_open(&self) -> bool {
+        self.endpoint.is_open()
+    }
+
+    #[cfg(feature = "serde")]
     pub(crate) fn give_away(&self) -> bool {
         self.forget_messages(); // the next look finds out
         self.endpoint.give_away()

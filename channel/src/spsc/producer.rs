@@ -273,6 +273,11 @@ impl<T: Message, M: Memory> Producer<T, M> {
     }
 
     #[cfg(feature = "serde")]
+    pub(crate) fn is_open(&self) -> bool {
+        self.endpoint.is_open()
+    }
+
+    #[cfg(feature = "serde")]
     pub(crate) fn give_away(&self) -> bool {
         self.limit.set(self.tail); // the next push finds out in `make_room`
         self.endpoint.give_away()
