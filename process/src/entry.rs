@@ -77,7 +77,14 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Encoded, Refusal> {
 
 /// The inverse of [`encode`].
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], fds: Vec<OwnedFd>) -> Result<T, Refusal> {
-    transfer::supply(fds, || postcard::from_bytes(bytes)).map_err(explain)
+    let (value, left) = transfer::supply_and_count(fds, || postcard::from_bytes(bytes));
+    match (value, left) {
+        (Ok(value), 0) => Ok(value),
+        (Ok(_), left) => Err(format!(
+            "{left} descriptors belong to nothing in the message"
+        )),
+        (Err(error), _) => Err(explain(error)),
+    }
 }
 
 /// postcard drops the messages of its errors; a handle's is kept beside it.
@@ -220,5 +227,13 @@ mod tests {
                 .unwrap_err()
                 .contains("decoded")
         );
+    }
+
+    #[test]
+    fn descriptors_that_nobody_took_are_refused() {
+        let call = call();
+        let fds = vec![std::fs::File::open("/dev/null").unwrap().into()];
+        let said = (call.entry().unwrap().run)(&call.arguments, fds).unwrap_err();
+        assert!(said.contains("1 descriptors belong to nothing"), "{said}");
     }
 }

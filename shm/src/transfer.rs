@@ -184,9 +184,17 @@ pub fn collect_parcel<R>(serialise: impl FnOnce() -> R) -> (R, Parcel) {
 /// Runs `deserialise` while handles can take the descriptors that came with their message.
 /// Those that nobody took are closed.
 pub fn supply<R>(fds: Vec<OwnedFd>, deserialise: impl FnOnce() -> R) -> R {
-    let _scope = Restore::replace(&INCOMING, fds.into_iter().map(Some).collect());
+    supply_and_count(fds, deserialise).0
+}
+
+/// As [`supply`], and tells how many descriptors nobody took: a message that was made for the
+/// same type leaves none.
+pub fn supply_and_count<R>(fds: Vec<OwnedFd>, deserialise: impl FnOnce() -> R) -> (R, usize) {
+    let scope = Restore::replace(&INCOMING, fds.into_iter().map(Some).collect());
     REFUSAL.set(None);
-    deserialise()
+    let result = deserialise();
+    let left = scope.take().unwrap_or_default();
+    (result, left.iter().flatten().count())
 }
 
 /// A file descriptor inside a message. Serialising it sends a duplicate.
