@@ -9,10 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use multiprocess_shm::transfer::Parcel;
 use rustix::net::SocketType;
+use rustix::process::getpid;
+use rustix::thread::gettid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::child::{self, MARKER, ROLE_CHILD};
+use crate::child::{self, Leash, MARKER, ROLE_CHILD};
 use crate::entry::{self, Encoded};
 use crate::forkserver::{Forked, Server};
 use crate::process::{Process, Started};
@@ -218,7 +220,13 @@ impl Context {
     ///
     /// A daemon has a thread that watches its parent, and so cannot itself use
     /// [`fork_single_threaded`](Self::fork_single_threaded). It exits with 143 at once, without
-    /// running destructors.
+    /// running destructors, or is killed.
+    ///
+    /// A daemon that is *stopped* when its parent ends (SIGSTOP, a debugger) runs no thread. It is
+    /// killed by its forkserver, or, spawned or forked, by the kernel if the parent's main thread
+    /// started it; that thread must then not end before its process (`pthread_exit` in `main`).
+    /// Spawned or forked by another thread, or once its forkserver has died, it goes when it is
+    /// continued.
     #[must_use]
     pub fn daemon(mut self, daemon: bool) -> Self {
         self.daemon = daemon;
@@ -267,7 +275,7 @@ impl Context {
             return self.start_fork(parcel, move |fds| (entry.run)(&bytes, fds));
         }
         let call = entry
-            .call(self.daemon, bytes)
+            .call(self.leash(), bytes)
             .ok_or(SpawnError::ForeignImage)?;
         let call =
             postcard::to_stdvec(&call).map_err(|error| SpawnError::Arguments(error.to_string()))?;
@@ -287,6 +295,16 @@ impl Context {
                 Err(error.into())
             }
         }
+    }
+
+    /// How a process started by this thread, now, is tied to this process.
+    fn leash(&self) -> Option<Leash> {
+        let is_main_thread = || gettid() == getpid();
+        let by_kernel = match self.method {
+            Method::SharedServer | Method::Server(_) => false,
+            Method::Spawn | Method::Fork { .. } => is_main_thread(),
+        };
+        self.daemon.then_some(Leash { by_kernel })
     }
 
     /// What a daemon watches.
@@ -340,8 +358,8 @@ impl Context {
     /// A process that waits for its call.
     fn start_fresh(&self) -> Result<Started, SpawnError> {
         match &self.method {
-            Method::SharedServer => start_through_shared(),
-            Method::Server(server) => Ok(start_through(server)?),
+            Method::SharedServer => start_through_shared(self.daemon),
+            Method::Server(server) => Ok(start_through(server, self.daemon)?),
             Method::Spawn | Method::Fork { .. } => {
                 let _starting = registry::starting();
                 let (ours, theirs) = socket::pair(SocketType::STREAM)?;
@@ -364,7 +382,7 @@ impl Context {
         parcel: Parcel,
         work: impl FnOnce(Vec<OwnedFd>) -> Result<Encoded, entry::Refusal>,
     ) -> Result<Process<R>, SpawnError> {
-        let parent = self.parent_to_watch()?;
+        let parent = self.leash().zip(self.parent_to_watch()?);
         let name = self.next_name();
         // None is left locked in the child by a thread that does not exist there. In the order
         // that `registry` lays down.
@@ -412,11 +430,11 @@ fn refuse_threads() -> Result<(), SpawnError> {
 }
 
 /// A process forked by `server`, which waits for its call.
-fn start_through(server: &Server) -> std::io::Result<Started> {
+fn start_through(server: &Server, daemon: bool) -> std::io::Result<Started> {
     let starting = registry::starting();
     let (ours, theirs) = socket::pair(SocketType::STREAM)?;
     let ours = ParentSocket::new(ours);
-    let request = server.request(theirs.as_fd())?;
+    let request = server.request(theirs.as_fd(), daemon)?;
     drop((theirs, starting)); // a stopped server holds up this start, and no fork
     let Forked { pid, pidfd, status } = request.answer()?;
     Ok(Started {
@@ -430,12 +448,12 @@ fn start_through(server: &Server) -> std::io::Result<Started> {
 /// As [`start_through`] the shared server; through a new one if the one we knew dies meanwhile.
 /// A child that the dying one did fork sees its control socket closed, and exits: the second
 /// attempt has a socket of its own.
-fn start_through_shared() -> Result<Started, SpawnError> {
+fn start_through_shared(daemon: bool) -> Result<Started, SpawnError> {
     let server = live_shared_server(None)?;
-    match start_through(&server) {
+    match start_through(&server, daemon) {
         Err(error) if is_disconnect(&error) => {
             let next = live_shared_server(Some(&server))?;
-            Ok(start_through(&next)?)
+            Ok(start_through(&next, daemon)?)
         }
         started => Ok(started?),
     }

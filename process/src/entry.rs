@@ -16,6 +16,7 @@ use multiprocess_shm::transfer::{self, Parcel};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::child::Leash;
 use crate::sys::image::Image;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"MPRCENTR");
@@ -50,8 +51,8 @@ pub(crate) struct Call {
     /// Where the entry lies, from the anchor.
     offset: i64,
     hash: u64,
-    /// The first descriptor is the parent's pidfd: die when it becomes readable.
-    pub(crate) daemon: bool,
+    /// For a daemon, whose first descriptor is the parent's pidfd.
+    pub(crate) leash: Option<Leash>,
     pub(crate) arguments: Vec<u8>,
 }
 
@@ -145,13 +146,13 @@ where
 impl Entry {
     /// The call of this entry; `None` if it lies in another image than this crate (a plugin's
     /// function), where a child could not find it.
-    pub(crate) fn call(&'static self, daemon: bool, arguments: Vec<u8>) -> Option<Call> {
+    pub(crate) fn call(&'static self, leash: Option<Leash>, arguments: Vec<u8>) -> Option<Call> {
         let image = Image::own();
         Some(Call {
             identity: image.identity.clone(),
             offset: image.offset_of(self)?,
             hash: (self.hash)(),
-            daemon,
+            leash,
             arguments,
         })
     }
@@ -192,7 +193,7 @@ mod tests {
 
     fn call() -> Call {
         let arguments = encode(&21u32).unwrap().bytes;
-        of::<_, u32, u32>(twice).call(false, arguments).unwrap()
+        of::<_, u32, u32>(twice).call(None, arguments).unwrap()
     }
 
     #[test]

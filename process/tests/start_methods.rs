@@ -256,6 +256,40 @@ under_all_methods!(daemons_die_with_their_parent, |method| {
     wait_until(|| has_ended(daemon));
 });
 
+under_all_methods!(stopped_daemons_die_with_their_parent, |method| {
+    // The parent starts its daemon from its main thread, where this closure runs.
+    let parent = |(name, pids): (String, RawArray<u32>)| {
+        let context = Context::new(name.parse().unwrap()).unwrap().daemon(true);
+        let report = |pids: RawArray<u32>| {
+            pids.set(0, std::process::id()).unwrap();
+            std::thread::sleep(Duration::from_secs(600));
+        };
+        let _daemon = context.spawn(report, pids).unwrap();
+        std::thread::sleep(Duration::from_secs(600));
+    };
+    let pids = RawArray::<u32>::zeroed(1).unwrap();
+    let process = start(method, parent, (method.to_string(), pids.clone()));
+    wait_until(|| pids.get(0) != Some(0));
+    let daemon = pids.get(0).unwrap();
+    // SAFETY: no memory involved; a process that this test started.
+    unsafe { libc::kill(daemon as i32, libc::SIGSTOP) };
+    process.kill().unwrap();
+    wait_until(|| has_ended(daemon));
+});
+
+#[test]
+fn a_daemon_outlives_its_forkservers_context() {
+    let _watchdog = watchdog();
+    let go = Shared::new(Event::new()).unwrap();
+    let wait = |go: Shared<Event>| go.wait().map(|()| 7).unwrap();
+    let context = Context::forkserver().unwrap().daemon(true);
+    let mut daemon = context.spawn(wait, go.clone()).unwrap();
+    drop(context); // the server sees the end of its requests; we go on
+    assert!(daemon.join_timeout(Duration::from_millis(200)).is_none());
+    go.set();
+    assert_eq!(daemon.join().unwrap(), 7);
+}
+
 fn wait_until(condition: impl Fn() -> bool) {
     while !condition() {
         std::thread::sleep(Duration::from_millis(1));
