@@ -255,6 +255,11 @@ impl Context {
     /// travel by serde; handles in them (shared values, ends of rings) travel along. All three
     /// methods behave the same: `args` are serialised even for a fork.
     ///
+    /// The compiler refuses a closure that captures anything with a size. It cannot see a capture
+    /// without one: such a value is made anew in the child, where what it stands for may not have
+    /// happened. Do not let a function capture a zero-sized witness (a token that proves that an
+    /// `init` has run in this process, say): its code may rely on that for its soundness.
+    ///
     /// # Errors
     ///
     /// [`SpawnError`]. An end of a ring that was in `args` is closed by a failed spawn, and its

@@ -123,7 +123,10 @@ where
         const { Self::CAPTURES_NOTHING };
         // SAFETY: F has no size, so there are no bytes to read, and a dangling pointer is
         // aligned. The caller held a value of this type (`of` takes one), so it is inhabited,
-        // and F is Copy, so conjuring another one duplicates nothing.
+        // and F is Copy, so another one duplicates nothing. A fn item or a closure without
+        // captures promises nothing beyond that. One that captures a zero-sized witness of
+        // something that happened in the caller's process does, and no bound can tell it apart:
+        // `Context::spawn` says not to.
         let function = unsafe { NonNull::<F>::dangling().read() };
         let arguments = decode::<A>(bytes, fds)
             .map_err(|error| format!("the arguments cannot be decoded: {error}"))?;
