@@ -100,8 +100,8 @@ impl RawMutex {
     #[cfg(loom)]
     pub fn kernel_ends(&self, id: u32) {
         let mut seen = self.word.load(Relaxed);
-        while seen & TID == u64::from(id) {
-            let marked = seen & !TID | DIED;
+        while seen & super::TID == u64::from(id) {
+            let marked = seen & !super::TID | super::DIED;
             // The kernel's exchange is a full barrier.
             match self.word.compare_exchange(
                 seen,
