@@ -75,20 +75,26 @@ fn main() -> ExitCode {
 }
 
 fn compare(cli: &Cli) -> Result<ExitCode, Failure> {
+    let chosen: Vec<_> = lines::ALL
+        .iter()
+        .copied()
+        .filter(|line| {
+            line.name
+                .contains(cli.filter.as_deref().unwrap_or_default())
+        })
+        .collect();
+    if chosen.is_empty() {
+        let filter = cli.filter.as_deref().unwrap_or_default();
+        return Err(format!("no comparison's name contains {filter:?}: see --list").into());
+    }
     let Some(cpus) = Cpus::allowed()? else {
         eprintln!("skipped: this process may run on one CPU only, and a comparison needs two");
         return Ok(ExitCode::SUCCESS);
     };
     cpu::pin_near(cpus)?;
     let mut report = report::Report::new();
-    for line in lines::ALL {
-        if cli
-            .filter
-            .as_ref()
-            .is_none_or(|part| line.name.contains(part.as_str()))
-        {
-            report.add(line, run::compare(line, cpus, cli.reps as usize));
-        }
+    for line in chosen {
+        report.add(line, run::compare(line, cpus, cli.reps as usize));
     }
     if let Some(file) = &cli.plot {
         report.plot(file)?;

@@ -23,7 +23,7 @@ use crate::cpu::Cpus;
 
 /// The program is not here and cannot be built; says why.
 #[derive(Debug)]
-pub(crate) struct Absent(String);
+pub(crate) struct Absent(pub(crate) String);
 
 impl fmt::Display for Absent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -65,6 +65,7 @@ impl Ring {
         number: 2,
         layout: LayoutHash::of("bytes").mix(VERSION as u64),
         unit: Layout::new::<u8>(),
+        step: HEADER,
         min_capacity: 64,
         shadow: size_of::<Shadow>(),
     };

@@ -42,12 +42,14 @@ pub(crate) struct Header {
     layout: AtomicU64,
 }
 
-/// One end of a ring: its index and its role, on a cache line that only its owner writes.
+/// One end of a ring: its index and its role, on a cache line that only its owner writes, and
+/// who becomes it.
 //
 // | bits of `role` | meaning | who enters | who leaves |
 // |---|---|---|---|
 // | CLAIMED clear | no owner yet | creator | attacher, by CAS |
 // | CLAIMED | has an owner | attacher, by CAS | nobody; takeover keeps it |
+// | SENT | the end is in a message: its owner is who receives it | owner, by CAS | receiver, by CAS; takeover |
 // | CLOSED | the owner is gone for good | owner | takeover |
 // | HEAVY | as a sleeper, the owner can run a heavy fence | owner | takeover, next owner |
 // | LIGHT | as a publisher, the owner runs light fences only | owner | takeover, next owner |
@@ -61,6 +63,8 @@ pub(crate) const CLAIMED: u32 = 1;
 pub(crate) const CLOSED: u32 = 2;
 pub(crate) const HEAVY: u32 = 4;
 pub(crate) const LIGHT: u32 = 8;
+#[cfg(feature = "serde")]
+pub(crate) const SENT: u32 = 16;
 
 #[repr(C)]
 pub(crate) struct Control {
@@ -97,6 +101,8 @@ pub(crate) struct Kind {
     pub(crate) layout: LayoutHash,
     /// Bytes of one unit of capacity: a slot, or one byte.
     pub(crate) unit: Layout,
+    /// Indices are multiples of this.
+    pub(crate) step: u64,
     /// Smallest capacity.
     pub(crate) min_capacity: u64,
     /// Bytes that a model keeps per eight units, 0 in a real build.

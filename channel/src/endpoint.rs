@@ -12,6 +12,8 @@ use multiprocess_core::atomic::{
 };
 use multiprocess_core::{AttachError, CreateError, Deadline, Errno, Memory, asymmetric};
 
+#[cfg(feature = "serde")]
+use crate::control::SENT;
 use crate::control::{CLAIMED, CLOSED, Control, End, HEAVY, Kind, LIGHT};
 use crate::waiter::{GONE, GaveUp, SILENT, Waiter, ring};
 
@@ -21,6 +23,8 @@ pub(crate) trait Side {
     fn peer(control: &Control) -> &End;
     fn own_doorbell(control: &Control) -> &AtomicU32;
     fn peer_doorbell(control: &Control) -> &AtomicU32;
+    /// How far the tail is ahead of the head.
+    fn ahead(own_index: u64, peer_index: u64) -> u64;
 }
 
 #[derive(Debug)]
@@ -42,6 +46,9 @@ impl Side for ProducerSide {
     #[inline(always)]
     fn peer_doorbell(control: &Control) -> &AtomicU32 {
         &control.consumer_doorbell
+    }
+    fn ahead(own_index: u64, peer_index: u64) -> u64 {
+        own_index.wrapping_sub(peer_index)
     }
 }
 
@@ -65,6 +72,9 @@ impl Side for ConsumerSide {
     fn peer_doorbell(control: &Control) -> &AtomicU32 {
         &control.producer_doorbell
     }
+    fn ahead(own_index: u64, peer_index: u64) -> u64 {
+        peer_index.wrapping_sub(own_index)
+    }
 }
 
 /// What this handle may still do with its end.
@@ -73,7 +83,7 @@ enum Standing {
     Open,
     /// Closed: the peer knows.
     Closed,
-    /// Sent to another process, which owns the end now.
+    /// Not ours: sent to another process, or not claimed yet.
     Sent,
 }
 
@@ -106,12 +116,13 @@ pub(crate) struct Endpoint<S: Side, M: Memory> {
 unsafe impl<S: Side, M: Memory + Send> Send for Endpoint<S, M> {}
 
 impl<S: Side, M: Memory> Endpoint<S, M> {
-    /// Validates the ring in `memory` and claims this end of it; the capacity, read once.
+    /// Validates the ring in `memory` and claims this end of it. Beside the endpoint its capacity
+    /// and its own index, each read once.
     pub(crate) fn attach(
         memory: M,
         kind: &Kind,
         claim: &Claim,
-    ) -> Result<(Self, u64), AttachError> {
+    ) -> Result<(Self, u64, u64), AttachError> {
         let capacity = kind.validate(memory.region())?;
         let control = NonNull::from(Control::of(memory.region())?);
         let endpoint = Self {
@@ -120,47 +131,56 @@ impl<S: Side, M: Memory> Endpoint<S, M> {
             waiter: Waiter::new(),
             light: false,
             registered: asymmetric::register(),
-            standing: Cell::new(Standing::Open),
+            // Not ours to close before it is claimed.
+            standing: Cell::new(Standing::Sent),
             side: PhantomData,
         };
-        let (tail, head) = (endpoint.tail(), endpoint.head());
-        if tail.wrapping_sub(head) > capacity {
-            // Not ours to close.
-            endpoint.standing.set(Standing::Sent);
+        let before = endpoint.claim(claim)?;
+        // Not before the claim: until then it was another's, who moved it.
+        // Acquire: as its Release store, by whoever moved it last.
+        let index = endpoint.own().index.load(Acquire);
+        let ahead = S::ahead(index, endpoint.peer_index());
+        if ahead > capacity || !index.is_multiple_of(kind.step) {
+            endpoint.own().role.store(before, Release);
             return Err(AttachError::Corrupt { field: "index" });
         }
-        if let Err(error) = endpoint.claim(claim) {
-            endpoint.standing.set(Standing::Sent);
-            return Err(error);
-        }
-        Ok((endpoint, capacity))
-    }
-
-    fn claim(&self, claim: &Claim) -> Result<(), AttachError> {
-        let role = &self.own().role;
-        let heavy = if asymmetric::can_heavy() { HEAVY } else { 0 };
-        match claim {
-            Claim::First => {
-                // Acquire and Release: one owner's index is seen by the next.
-                role.compare_exchange(0, CLAIMED | heavy, AcqRel, Relaxed)
-                    .map_err(|_| AttachError::RoleTaken)?;
-            }
-            #[cfg(feature = "serde")]
-            Claim::Received => {
-                if role.load(Acquire) & (CLAIMED | CLOSED) != CLAIMED {
-                    return Err(AttachError::Corrupt { field: "role" });
-                }
-                // LIGHT was a promise of the former process.
-                role.store(CLAIMED | heavy, Release);
-            }
-            Claim::Inherited => {
-                role.store(CLAIMED | heavy, Release);
-                S::own_doorbell(self.control()).store(SILENT, Release);
-            }
+        endpoint.standing.set(Standing::Open);
+        if let Claim::Inherited = claim {
+            S::own_doorbell(endpoint.control()).store(SILENT, Release);
         }
         // Before our first publication the peer must see that we are not light (any more).
         fence(SeqCst);
-        Ok(())
+        Ok((endpoint, capacity, index))
+    }
+
+    /// Takes the role; what its word was before.
+    fn claim(&self, claim: &Claim) -> Result<u32, AttachError> {
+        let role = &self.own().role;
+        let heavy = if asymmetric::can_heavy() { HEAVY } else { 0 };
+        // Of the former process LIGHT and SENT do not stay: its promise, and its message.
+        let ours = CLAIMED | heavy;
+        match claim {
+            // Acquire and Release: one owner's index is seen by the next.
+            Claim::First => role
+                .compare_exchange(0, ours, AcqRel, Relaxed)
+                .map_err(|_| AttachError::RoleTaken),
+            #[cfg(feature = "serde")]
+            Claim::Received => {
+                let seen = role.load(Relaxed);
+                if seen & SENT == 0 {
+                    // Never sent, or received already.
+                    return Err(AttachError::RoleTaken);
+                }
+                if seen & (CLAIMED | CLOSED) != CLAIMED {
+                    return Err(AttachError::Corrupt { field: "role" });
+                }
+                // Acquire pairs with the Release of `give_away`. By CAS: of two who received the
+                // same message, one gets the end.
+                role.compare_exchange(seen, ours, AcqRel, Relaxed)
+                    .map_err(|_| AttachError::RoleTaken)
+            }
+            Claim::Inherited => Ok(role.swap(ours, AcqRel)),
+        }
     }
 
     #[inline(always)]
@@ -234,16 +254,6 @@ impl<S: Side, M: Memory> Endpoint<S, M> {
         self.light
     }
 
-    /// Drops the handle without telling the peer: the attach failed.
-    pub(crate) fn abandon(self) {
-        self.standing.set(Standing::Sent);
-    }
-
-    /// Our own index, as our predecessor left it.
-    pub(crate) fn own_index(&self) -> u64 {
-        self.own().index.load(Acquire)
-    }
-
     /// The peer's index. Unchecked: a peer may write anything.
     #[inline(always)]
     pub(crate) fn peer_index(&self) -> u64 {
@@ -315,12 +325,24 @@ impl<S: Side, M: Memory> Endpoint<S, M> {
         ring(S::peer_doorbell(self.control()), false);
     }
 
-    /// The end belongs to another process from now on; `false` if it is not ours to give.
+    /// The end belongs to whoever receives it from now on; `false` if it is not ours to give.
     #[cfg(feature = "serde")]
     pub(crate) fn give_away(&self) -> bool {
-        let was_open = self.is_open();
-        self.standing.set(Standing::Sent);
-        was_open
+        if !self.is_open() {
+            return false;
+        }
+        let role = &self.own().role;
+        let seen = role.load(Relaxed);
+        // Release pairs with the Acquire in `claim`: the receiver sees our last index. Fails only
+        // if a peer wrote to our word.
+        let given = seen & (CLAIMED | CLOSED | SENT) == CLAIMED
+            && role
+                .compare_exchange(seen, seen | SENT, Release, Relaxed)
+                .is_ok();
+        if given {
+            self.standing.set(Standing::Sent);
+        }
+        given
     }
 }
 

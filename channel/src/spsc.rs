@@ -95,6 +95,7 @@ impl<T: Message> Ring<T> {
             .mix(align_of::<T>() as u64)
             .mix(T::LAYOUT.bits()),
         unit: Layout::new::<Slot<T>>(),
+        step: 1,
         min_capacity: 1,
         shadow: 0,
     };

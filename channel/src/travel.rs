@@ -1,81 +1,163 @@
 //! Ends of rings inside serde messages. An end moves: its sender keeps a closed handle.
 
+use std::os::fd::{AsFd, OwnedFd};
+
+use multiprocess_core::{AttachError, LayoutHash, Place};
 use multiprocess_shm::Segment;
-use multiprocess_shm::transfer::Fd;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
-use std::os::fd::AsFd;
+use multiprocess_shm::transfer::{Fd, refuse_receiving, refuse_sending};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::endpoint::Claim;
 use crate::{bytes, spsc};
 
-fn send<S: Serializer>(
-    serializer: S,
-    segment: &Segment,
-    give_away: impl FnOnce() -> bool,
-) -> Result<S::Ok, S::Error> {
-    if !give_away() {
-        return Err(ser::Error::custom(
-            "this end of the ring is closed or was sent already",
-        ));
-    }
-    Fd::serialize_borrowed(segment.as_fd(), serializer)
+/// What the four kinds of ends have in common.
+trait End: Sized {
+    const LAYOUT: LayoutHash;
+    fn segment(&self) -> &Segment;
+    /// Whether it is ours to give.
+    fn is_open(&self) -> bool;
+    /// `false` if it was not.
+    fn give_away(&self) -> bool;
+    fn claim(segment: Segment) -> Result<Self, AttachError>;
 }
 
-fn receive<'de, D: Deserializer<'de>, P: multiprocess_core::Place>(
-    deserializer: D,
-) -> Result<Segment, D::Error> {
+fn send<E: End, S: Serializer>(end: &E, serializer: S) -> Result<S::Ok, S::Error> {
+    let not_ours = || refuse_sending("this end of the ring is closed or was sent already");
+    if !end.is_open() {
+        return Err(not_ours());
+    }
+    // Given away last: what fails before leaves the end to its owner, and the parcel's action,
+    // which finds it not sent, does nothing.
+    let sent = Fd::serialize_unique(end.segment().as_fd(), lost::<E>, serializer)?;
+    if !end.give_away() {
+        return Err(not_ours());
+    }
+    Ok(sent)
+}
+
+fn receive<E: End>(fd: OwnedFd) -> Result<E, AttachError> {
+    E::claim(Segment::attach(fd, E::LAYOUT)?)
+}
+
+/// Nobody got the end: closes it, so that its peer does not wait for ever. Does nothing if
+/// somebody got it after all.
+fn lost<E: End>(fd: OwnedFd) {
+    drop(receive::<E>(fd));
+}
+
+fn deserialize<'de, E: End, D: Deserializer<'de>>(deserializer: D) -> Result<E, D::Error> {
     let fd = Fd::deserialize(deserializer)?.into_inner();
-    Segment::attach(fd, P::LAYOUT).map_err(de::Error::custom)
+    receive(fd).map_err(refuse_receiving)
+}
+
+impl<T: spsc::Message> End for spsc::Producer<T> {
+    const LAYOUT: LayoutHash = <spsc::Ring<T> as Place>::LAYOUT;
+    fn segment(&self) -> &Segment {
+        self.memory()
+    }
+    fn is_open(&self) -> bool {
+        self.is_open()
+    }
+    fn give_away(&self) -> bool {
+        self.give_away()
+    }
+    fn claim(segment: Segment) -> Result<Self, AttachError> {
+        Self::claim(segment, &Claim::Received)
+    }
 }
 
 impl<T: spsc::Message> Serialize for spsc::Producer<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        send(serializer, self.memory(), || self.give_away())
+        send(self, serializer)
     }
 }
 
 impl<'de, T: spsc::Message> Deserialize<'de> for spsc::Producer<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let segment = receive::<D, spsc::Ring<T>>(deserializer)?;
-        Self::claim(segment, &Claim::Received).map_err(de::Error::custom)
+        self::deserialize(deserializer)
+    }
+}
+
+impl<T: spsc::Message> End for spsc::Consumer<T> {
+    const LAYOUT: LayoutHash = <spsc::Ring<T> as Place>::LAYOUT;
+    fn segment(&self) -> &Segment {
+        self.memory()
+    }
+    fn is_open(&self) -> bool {
+        self.is_open()
+    }
+    fn give_away(&self) -> bool {
+        self.give_away()
+    }
+    fn claim(segment: Segment) -> Result<Self, AttachError> {
+        Self::claim(segment, &Claim::Received)
     }
 }
 
 impl<T: spsc::Message> Serialize for spsc::Consumer<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        send(serializer, self.memory(), || self.give_away())
+        send(self, serializer)
     }
 }
 
 impl<'de, T: spsc::Message> Deserialize<'de> for spsc::Consumer<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let segment = receive::<D, spsc::Ring<T>>(deserializer)?;
-        Self::claim(segment, &Claim::Received).map_err(de::Error::custom)
+        self::deserialize(deserializer)
+    }
+}
+
+impl End for bytes::Producer {
+    const LAYOUT: LayoutHash = <bytes::Ring as Place>::LAYOUT;
+    fn segment(&self) -> &Segment {
+        self.memory()
+    }
+    fn is_open(&self) -> bool {
+        self.is_open()
+    }
+    fn give_away(&self) -> bool {
+        self.give_away()
+    }
+    fn claim(segment: Segment) -> Result<Self, AttachError> {
+        Self::claim(segment, &Claim::Received)
     }
 }
 
 impl Serialize for bytes::Producer {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        send(serializer, self.memory(), || self.give_away())
+        send(self, serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for bytes::Producer {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let segment = receive::<D, bytes::Ring>(deserializer)?;
-        Self::claim(segment, &Claim::Received).map_err(de::Error::custom)
+        self::deserialize(deserializer)
+    }
+}
+
+impl End for bytes::Consumer {
+    const LAYOUT: LayoutHash = <bytes::Ring as Place>::LAYOUT;
+    fn segment(&self) -> &Segment {
+        self.memory()
+    }
+    fn is_open(&self) -> bool {
+        self.is_open()
+    }
+    fn give_away(&self) -> bool {
+        self.give_away()
+    }
+    fn claim(segment: Segment) -> Result<Self, AttachError> {
+        Self::claim(segment, &Claim::Received)
     }
 }
 
 impl Serialize for bytes::Consumer {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        send(serializer, self.memory(), || self.give_away())
+        send(self, serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for bytes::Consumer {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let segment = receive::<D, bytes::Ring>(deserializer)?;
-        Self::claim(segment, &Claim::Received).map_err(de::Error::custom)
+        self::deserialize(deserializer)
     }
 }

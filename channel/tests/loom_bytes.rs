@@ -2,7 +2,8 @@
 //! --no-default-features`.
 //!
 //! Shown to fail (`.ci/mutants`): the index stored Relaxed, the index loaded Relaxed, the head
-//! stored before the record was read, padding not published with its record.
+//! stored before the record was read, padding not published with its record; with light fences that
+//! are nothing: the close and the index stored Relaxed.
 #![cfg(loom)]
 
 mod common;
@@ -11,6 +12,7 @@ use common::Heap;
 use loom::thread;
 use multiprocess_channel::bytes::{Consumer, Producer, Ring};
 use multiprocess_channel::{RecvError, TryRecvError, TryReserveError};
+use multiprocess_core::model::LightIsNothing;
 
 type Ends = (Producer<Heap>, Consumer<Heap>);
 
@@ -99,5 +101,31 @@ fn a_sleeping_producer_is_handed_the_room() {
             record.release();
         }
         drop(thread.join().unwrap());
+    });
+}
+
+#[test]
+fn a_light_publisher_orders_record_and_close() {
+    model(Some(4), || {
+        let _light = LightIsNothing::new();
+        let (mut producer, mut consumer) = ring();
+        let thread = thread::spawn(move || {
+            producer.try_push(&[7]).unwrap();
+            producer.try_push(&[8]).unwrap(); // light by now
+        });
+        let mut got = Vec::new();
+        loop {
+            match consumer.try_peek() {
+                Ok(record) => {
+                    got.extend_from_slice(&record);
+                    record.release();
+                }
+                Err(TryRecvError::Empty) => thread::yield_now(),
+                Err(TryRecvError::Disconnected) => break,
+                Err(other) => panic!("{other}"),
+            }
+        }
+        assert_eq!(got, [7, 8]);
+        thread.join().unwrap();
     });
 }

@@ -3,7 +3,8 @@
 //!
 //! Shown to fail (`.ci/mutants`): the index stored Relaxed, the index loaded Relaxed, the
 //! index stored before the slot is written, the fence of sleeper or waker left out, the close
-//! not waking, the close looked for after the index.
+//! not waking, the close looked for after the index; with light fences that are nothing: the close
+//! and the index stored Relaxed.
 #![cfg(loom)]
 
 mod common;
@@ -12,6 +13,7 @@ use common::Heap;
 use loom::thread;
 use multiprocess_channel::spsc::{Consumer, Producer, Ring};
 use multiprocess_channel::{RecvError, SendError, TryRecvError, TrySendError};
+use multiprocess_core::model::LightIsNothing;
 
 type Ends = (Producer<u32, Heap>, Consumer<u32, Heap>);
 
@@ -133,6 +135,29 @@ fn close_of_the_consumer_wakes_the_producer() {
         producer.push(1).unwrap();
         let thread = thread::spawn(move || drop(consumer));
         assert_eq!(producer.push(2), Err(SendError::Disconnected(2)));
+        thread.join().unwrap();
+    });
+}
+
+#[test]
+fn a_light_publisher_orders_message_and_close() {
+    model(None, || {
+        let _light = LightIsNothing::new();
+        let (mut producer, mut consumer) = ring(2);
+        let thread = thread::spawn(move || {
+            assert_eq!(producer.try_push(7), Ok(()));
+            assert_eq!(producer.try_push(8), Ok(())); // light by now
+        });
+        let mut got = Vec::new();
+        loop {
+            match consumer.try_pop() {
+                Ok(message) => got.push(message),
+                Err(TryRecvError::Empty) => thread::yield_now(),
+                Err(TryRecvError::Disconnected) => break,
+                Err(other) => panic!("{other}"),
+            }
+        }
+        assert_eq!(got, [7, 8]);
         thread.join().unwrap();
     });
 }

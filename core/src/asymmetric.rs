@@ -17,7 +17,9 @@
 //!    if so it runs `heavy` before it looks again. If `heavy` can fail there
 //!    ([`can_heavy`] was false), it tells publishers, who then stay with full fences.
 //!
-//! In a loom model both are `fence(SeqCst)`.
+//! In a loom model both are `fence(SeqCst)`, or `light` is nothing where nobody sleeps
+//! (`model::LightIsNothing`): a fence that a system call puts into other threads cannot be
+//! modelled, so the handshake above is argued here and tested by kills, and not modelled.
 
 use crate::sys;
 

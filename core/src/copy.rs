@@ -1,32 +1,46 @@
 //! Copies in and out of memory that a peer may read or write at the same moment.
 //!
 //! A plain `memcpy` that races is undefined behaviour even if the result is thrown away. These
-//! copies go through relaxed atomics, a word at a time where both sides allow it, so a race
-//! yields a mix of old and new bytes and nothing worse. (The open proposal for such a copy in
-//! Rust is RFC 3301, <https://github.com/rust-lang/rfcs/pull/3301>.)
+//! copies go through relaxed atomics, so a race yields a mix of old and new bytes and nothing
+//! worse. (The open proposal for such a copy in Rust is RFC 3301,
+//! <https://github.com/rust-lang/rfcs/pull/3301>.)
+//!
+//! # Unit of access
+//!
+//! Racing atomics must be of one size, or they are undefined behaviour again. The size of each
+//! access therefore follows from the type alone, whether one value is copied or a slice: the
+//! greatest power of two up to 8 that divides `size_of::<T>()`. A value of 1, 2, 4 or 8 bytes is
+//! one access and so is never torn; a larger one is several and may mix two writes. Where the
+//! shared address is not a multiple of the unit, every byte is an access.
 
 use core::mem::MaybeUninit;
 use core::ptr;
 // Bytes are copied in every build, also in a model that does not look at them.
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use bytemuck::{AnyBitPattern, NoUninit};
 
-const WORD: usize = size_of::<u64>();
-
-/// Copies a `T` out of shared memory. Values of at most 8 bytes that lie in one aligned word
-/// are never torn; larger ones may mix two writes.
+/// Copies a `T` out of shared memory. Values of 1, 2, 4 and 8 bytes, naturally aligned, are
+/// never torn; others may mix two writes.
 ///
 /// # Safety
 ///
 /// `source` must be valid for reads of `size_of::<T>()` bytes, and no access in this process
-/// that races with this one may be non-atomic. It need not be aligned.
+/// that races with this one may be non-atomic, or atomic in another [unit](self#unit-of-access).
+/// It need not be aligned.
 #[inline]
 pub unsafe fn load<T: AnyBitPattern>(source: *const T) -> T {
     let mut value = MaybeUninit::<T>::uninit();
     // SAFETY: the source is valid by the caller's word, the target is a local of the same
-    // size, so the two cannot overlap.
-    unsafe { from_shared(source.cast(), value.as_mut_ptr().cast(), size_of::<T>()) };
+    // size, so the two cannot overlap; the unit divides that size.
+    unsafe {
+        from_shared(
+            source.cast(),
+            value.as_mut_ptr().cast(),
+            size_of::<T>(),
+            unit::<T>(),
+        );
+    }
     // SAFETY: every byte was written, and `AnyBitPattern` accepts whatever they are.
     unsafe { value.assume_init() }
 }
@@ -35,74 +49,158 @@ pub unsafe fn load<T: AnyBitPattern>(source: *const T) -> T {
 ///
 /// # Safety
 ///
-/// `target` must be valid for writes of `size_of::<T>()` bytes, and no access in this process
-/// that races with this one may be non-atomic. It need not be aligned.
+/// As [`load`], with `target` valid for writes.
 #[inline]
 pub unsafe fn store<T: NoUninit>(target: *mut T, value: T) {
     // SAFETY: the target is valid by the caller's word; `NoUninit` means that every byte of
-    // the local source is initialised.
-    unsafe { to_shared(ptr::from_ref(&value).cast(), target.cast(), size_of::<T>()) };
-}
-
-/// Copies `len` bytes from shared memory into private memory.
-///
-/// # Safety
-///
-/// `source` must be valid for reads and `target` for writes of `len` bytes; they must not
-/// overlap; nobody else may access the target; no racing access to the source by this process
-/// may be non-atomic.
-#[inline]
-pub unsafe fn from_shared(source: *const u8, target: *mut u8, len: usize) {
-    let mut at = 0;
-    if source.addr().is_multiple_of(WORD) {
-        while at + WORD <= len {
-            // SAFETY: `at + 8 <= len` is inside both buffers by the caller's word; the source
-            // is 8-aligned here and its bytes are only accessed atomically; the target is
-            // ours alone and written unaligned.
-            unsafe {
-                let word = AtomicU64::from_ptr(source.add(at).cast_mut().cast()).load(Relaxed);
-                target.add(at).cast::<u64>().write_unaligned(word);
-            }
-            at += WORD;
-        }
-    }
-    while at < len {
-        // SAFETY: as above, for one byte.
-        unsafe {
-            let byte = AtomicU8::from_ptr(source.add(at).cast_mut()).load(Relaxed);
-            target.add(at).write(byte);
-        }
-        at += 1;
+    // the local source is initialised; the unit divides the size.
+    unsafe {
+        to_shared(
+            ptr::from_ref(&value).cast(),
+            target.cast(),
+            size_of::<T>(),
+            unit::<T>(),
+        );
     }
 }
 
-/// Copies `len` bytes from private memory into shared memory.
+/// Copies as many `T`s out of shared memory as `target` holds; none is torn that [`load`] would
+/// not tear.
 ///
 /// # Safety
 ///
-/// As [`from_shared`], with the roles of source and target exchanged.
+/// As [`load`], for as many bytes as `target` has.
 #[inline]
-pub unsafe fn to_shared(source: *const u8, target: *mut u8, len: usize) {
-    let mut at = 0;
-    if target.addr().is_multiple_of(WORD) {
-        while at + WORD <= len {
-            // SAFETY: `at + 8 <= len` is inside both buffers by the caller's word; the target
-            // is 8-aligned here and only accessed atomically; the source is private and read
-            // unaligned.
-            unsafe {
-                let word = source.add(at).cast::<u64>().read_unaligned();
-                AtomicU64::from_ptr(target.add(at).cast()).store(word, Relaxed);
+pub unsafe fn load_slice<T: AnyBitPattern + NoUninit>(source: *const T, target: &mut [T]) {
+    let len = size_of_val(target);
+    // SAFETY: the source is valid by the caller's word; the target is borrowed, so it is no
+    // shared memory, and takes any bytes; the unit divides the size of each element.
+    unsafe { from_shared(source.cast(), target.as_mut_ptr().cast(), len, unit::<T>()) };
+}
+
+/// Copies `source` into shared memory; the counterpart of [`load_slice`].
+///
+/// # Safety
+///
+/// As [`load_slice`], with `target` valid for writes.
+#[inline]
+pub unsafe fn store_slice<T: NoUninit>(target: *mut T, source: &[T]) {
+    let len = size_of_val(source);
+    // SAFETY: the target is valid by the caller's word; every byte of the source is
+    // initialised; the unit divides the size of each element.
+    unsafe { to_shared(source.as_ptr().cast(), target.cast(), len, unit::<T>()) };
+}
+
+/// Bytes of one access to a `T`.
+const fn unit<T>() -> usize {
+    match size_of::<T>().trailing_zeros() {
+        0 => 1,
+        1 => 2,
+        2 => 4,
+        _ => 8,
+    }
+}
+
+/// Copies `len` bytes out of shared memory, `unit` at a time.
+///
+/// # Safety
+///
+/// `source` must be valid for reads and `target` for writes of `len` bytes, a multiple of
+/// `unit`; they must not overlap; nobody else may access the target; no racing access to the
+/// source by this process may be non-atomic.
+#[inline(always)]
+unsafe fn from_shared(source: *const u8, target: *mut u8, len: usize, unit: usize) {
+    let source = source.cast_mut();
+    // SAFETY: valid, and a whole number of units, by the caller's word; an address that is a
+    // multiple of the unit is aligned for the unit's atomic.
+    unsafe {
+        match unit {
+            8 if source.addr().is_multiple_of(8) => {
+                load_units(source, target, len, |at| {
+                    AtomicU64::from_ptr(at).load(Relaxed)
+                });
             }
-            at += WORD;
+            4 if source.addr().is_multiple_of(4) => {
+                load_units(source, target, len, |at| {
+                    AtomicU32::from_ptr(at).load(Relaxed)
+                });
+            }
+            2 if source.addr().is_multiple_of(2) => {
+                load_units(source, target, len, |at| {
+                    AtomicU16::from_ptr(at).load(Relaxed)
+                });
+            }
+            _ => load_units(source, target, len, |at| {
+                AtomicU8::from_ptr(at).load(Relaxed)
+            }),
         }
     }
-    while at < len {
-        // SAFETY: as above, for one byte.
-        unsafe {
-            let byte = source.add(at).read();
-            AtomicU8::from_ptr(target.add(at)).store(byte, Relaxed);
+}
+
+/// Copies `len` bytes into shared memory, `unit` at a time.
+///
+/// # Safety
+///
+/// As [`from_shared`], with the roles of source and target exchanged; the bytes of the source
+/// must be initialised.
+#[inline(always)]
+unsafe fn to_shared(source: *const u8, target: *mut u8, len: usize, unit: usize) {
+    // SAFETY: as in `from_shared`.
+    unsafe {
+        match unit {
+            8 if target.addr().is_multiple_of(8) => {
+                store_units(source, target, len, |at, word| {
+                    AtomicU64::from_ptr(at).store(word, Relaxed);
+                });
+            }
+            4 if target.addr().is_multiple_of(4) => {
+                store_units(source, target, len, |at, word| {
+                    AtomicU32::from_ptr(at).store(word, Relaxed);
+                });
+            }
+            2 if target.addr().is_multiple_of(2) => {
+                store_units(source, target, len, |at, word| {
+                    AtomicU16::from_ptr(at).store(word, Relaxed);
+                });
+            }
+            _ => store_units(source, target, len, |at, word| {
+                AtomicU8::from_ptr(at).store(word, Relaxed);
+            }),
         }
-        at += 1;
+    }
+}
+
+/// # Safety
+///
+/// As [`from_shared`], with `U` for the unit and `source` aligned for `load`.
+#[inline(always)]
+unsafe fn load_units<U>(source: *mut u8, target: *mut u8, len: usize, load: impl Fn(*mut U) -> U) {
+    for at in (0..len).step_by(size_of::<U>()) {
+        // SAFETY: `at` is below `len`, a multiple of the unit, so a whole unit is inside both
+        // buffers; the target is ours alone and written unaligned.
+        unsafe {
+            let word = load(source.add(at).cast());
+            target.add(at).cast::<U>().write_unaligned(word);
+        }
+    }
+}
+
+/// # Safety
+///
+/// As [`to_shared`], with `U` for the unit and `target` aligned for `store`.
+#[inline(always)]
+unsafe fn store_units<U>(
+    source: *const u8,
+    target: *mut u8,
+    len: usize,
+    store: impl Fn(*mut U, U),
+) {
+    for at in (0..len).step_by(size_of::<U>()) {
+        // SAFETY: as in `load_units`; the source is initialised, private and read unaligned.
+        unsafe {
+            let word = source.add(at).cast::<U>().read_unaligned();
+            store(target.add(at).cast(), word);
+        }
     }
 }
 
@@ -110,27 +208,58 @@ pub unsafe fn to_shared(source: *const u8, target: *mut u8, len: usize) {
 mod tests {
     use super::*;
 
-    #[test]
-    fn copies_every_length_at_every_offset() {
-        let source: [u8; 64] = core::array::from_fn(|i| i as u8 + 1);
+    /// Stores and loads slices of `[u8; N]` at every offset from an aligned address, so that
+    /// every unit is used, aligned and not.
+    fn copies_at_every_offset<const N: usize>()
+    where
+        [u8; N]: AnyBitPattern + NoUninit,
+    {
+        #[repr(align(8))]
+        struct Shared([u8; 128]);
+        let source: [[u8; N]; 3] =
+            core::array::from_fn(|i| core::array::from_fn(|j| (i * N + j) as u8 + 1));
+        let flat = source.as_flattened();
         for offset in 0..9 {
-            for len in 0..48 {
-                let mut shared = [0u8; 64];
-                let mut back = [0u8; 64];
-                // SAFETY: offset + len <= 57 < 64, three distinct local arrays.
+            for count in 0..=3 {
+                let mut shared = Shared([0; 128]);
+                let mut back = [[0; N]; 3];
+                let (len, end) = (count * N, offset + count * N);
+                // SAFETY: `end <= 8 + 3 * N <= 128`; distinct local arrays.
                 unsafe {
-                    to_shared(source.as_ptr(), shared.as_mut_ptr().add(offset), len);
-                    from_shared(shared.as_ptr().add(offset), back.as_mut_ptr(), len);
+                    let at = shared.0.as_mut_ptr().add(offset).cast::<[u8; N]>();
+                    store_slice(at, &source[..count]);
+                    load_slice(at, &mut back[..count]);
+                    for (i, value) in source[..count].iter().enumerate() {
+                        assert_eq!(load(at.add(i)), *value);
+                        store(at.add(i), *value);
+                    }
                 }
-                assert_eq!(back[..len], source[..len]);
-                assert!(back[len..].iter().all(|b| *b == 0));
-                assert!(
-                    shared[..offset]
-                        .iter()
-                        .chain(&shared[offset + len..])
-                        .all(|b| *b == 0)
-                );
+                assert_eq!(back.as_flattened()[..len], flat[..len]);
+                assert_eq!(shared.0[offset..end], flat[..len]);
+                let around = shared.0[..offset].iter().chain(&shared.0[end..]);
+                assert!(around.copied().all(|byte| byte == 0));
             }
         }
+    }
+
+    #[test]
+    fn values_of_every_unit_are_copied_at_every_offset() {
+        copies_at_every_offset::<1>();
+        copies_at_every_offset::<2>();
+        copies_at_every_offset::<3>();
+        copies_at_every_offset::<4>();
+        copies_at_every_offset::<6>();
+        copies_at_every_offset::<8>();
+        copies_at_every_offset::<12>();
+        copies_at_every_offset::<24>();
+        copies_at_every_offset::<32>();
+    }
+
+    #[test]
+    fn small_values_are_one_access() {
+        assert_eq!([unit::<u8>(), unit::<u16>()], [1, 2]);
+        assert_eq!([unit::<[u8; 4]>(), unit::<u64>()], [4, 8]);
+        assert_eq!([unit::<[u8; 3]>(), unit::<[u32; 3]>()], [1, 4]);
+        assert_eq!([unit::<u128>(), unit::<()>()], [8, 8]);
     }
 }

@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use multiprocess_core::Deadline;
+use multiprocess_shm::transfer::Parcel;
+use serde::{Deserialize, Serialize};
 
 use crate::entry::{Call, Encoded, Refusal, Reply};
 use crate::sys::exec::CONTROL_FD;
@@ -110,11 +112,11 @@ fn perform(frame: Frame) -> Result<Encoded, Refusal> {
         .map_err(|error| format!("the call cannot be decoded: {error}"))?;
     let entry = call.entry()?;
     let mut fds = frame.fds;
-    if call.daemon {
+    if let Some(leash) = call.leash {
         if fds.is_empty() {
             return Err("a daemon's call lacks the parent's descriptor".into());
         }
-        die_with(fds.remove(0)).map_err(|error| error.to_string())?;
+        die_with(leash, fds.remove(0)).map_err(|error| error.to_string())?;
     }
     (entry.run)(&call.arguments, fds)
 }
@@ -122,13 +124,13 @@ fn perform(frame: Frame) -> Result<Encoded, Refusal> {
 /// Runs `work` in a forked child, reports over `control`, and never returns.
 pub(crate) fn run_forked(
     control: OwnedFd,
-    parent: Option<OwnedFd>,
+    parent: Option<(Leash, OwnedFd)>,
     work: impl FnOnce() -> Result<Encoded, Refusal>,
 ) -> ! {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         registry::forget_parents_children();
-        if let Some(parent) = parent {
-            die_with(parent).map_err(|error| error.to_string())?;
+        if let Some((leash, parent)) = parent {
+            die_with(leash, parent).map_err(|error| error.to_string())?;
         }
         work()
     }));
@@ -138,14 +140,23 @@ pub(crate) fn run_forked(
 /// Reports, flushes, and leaves without running the destructors of a process that may be a
 /// copy of another one.
 fn finish(control: OwnedFd, outcome: Result<Result<Encoded, Refusal>, Box<dyn Any + Send>>) -> ! {
-    let (reply, fds, code) = match outcome {
-        Ok(Ok(result)) => (Reply::Returned(result.bytes), result.fds, OK),
-        Ok(Err(refusal)) => (Reply::Refused(refusal), Vec::new(), SETUP_FAILED),
-        Err(payload) => (Reply::Panicked(message(&*payload)), Vec::new(), PANICKED),
+    let (reply, parcel, code) = match outcome {
+        Ok(Ok(Encoded { bytes, parcel })) => (Reply::Returned(bytes), parcel, OK),
+        Ok(Err(refusal)) => (Reply::Refused(refusal), Parcel::default(), SETUP_FAILED),
+        Err(payload) => {
+            let message = message(&*payload);
+            (Reply::Panicked(message), Parcel::default(), PANICKED)
+        }
     };
-    if let Ok(body) = postcard::to_stdvec(&reply) {
-        // Fails if the parent is gone or does not want to know.
-        let _ = wire::send(control.as_fd(), &body, &fds);
+    let fds: Vec<_> = parcel.fds().collect();
+    // Fails if the parent is gone or does not want to know.
+    let sent = postcard::to_stdvec(&reply)
+        .is_ok_and(|body| wire::send(control.as_fd(), &body, &fds).is_ok());
+    if sent {
+        parcel.into_fds();
+    } else {
+        // Whoever waits at the other ends of rings is told. Here: destructors do not run.
+        drop(parcel);
     }
     fork::exit_flushed(code)
 }
@@ -160,11 +171,27 @@ fn message(payload: &(dyn Any + Send)) -> String {
     }
 }
 
+/// What ends a daemon with its parent, beside the thread that watches.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Leash {
+    /// Our parent, to the kernel, is the main thread of the process that we shall end with.
+    pub(crate) by_kernel: bool,
+}
+
 /// Ends this process when the process behind `parent` has ended.
 ///
-/// A thread and not `PR_SET_PDEATHSIG`: that follows the parent's *thread*, and a forkserver's
-/// children have the forkserver for a parent.
-fn die_with(parent: OwnedFd) -> std::io::Result<()> {
+/// By a thread: `PR_SET_PDEATHSIG` follows the parent's *thread*, and a forkserver's children have
+/// the forkserver for a parent. Where neither stands in the way it is set as well: a process that
+/// is stopped runs no thread. (A forkserver kills its stopped daemons itself.)
+fn die_with(leash: Leash, parent: OwnedFd) -> std::io::Result<()> {
+    if leash.by_kernel {
+        // SAFETY: asks the kernel for a signal; no memory involved.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        // The parent may have ended before the kernel knew.
+        if pidfd::has_ended(parent.as_fd()) {
+            fork::exit_now(PARENT_DIED);
+        }
+    }
     let watcher = std::thread::Builder::new()
         .name("multiprocess-daemon".into())
         .stack_size(64 << 10);

@@ -7,11 +7,14 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use multiprocess_shm::transfer::Parcel;
 use rustix::net::SocketType;
+use rustix::process::getpid;
+use rustix::thread::gettid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::child::{self, MARKER, ROLE_CHILD};
+use crate::child::{self, Leash, MARKER, ROLE_CHILD};
 use crate::entry::{self, Encoded};
 use crate::forkserver::{Forked, Server};
 use crate::process::{Process, Started};
@@ -217,7 +220,13 @@ impl Context {
     ///
     /// A daemon has a thread that watches its parent, and so cannot itself use
     /// [`fork_single_threaded`](Self::fork_single_threaded). It exits with 143 at once, without
-    /// running destructors.
+    /// running destructors, or is killed.
+    ///
+    /// A daemon that is *stopped* when its parent ends (SIGSTOP, a debugger) runs no thread. It is
+    /// killed by its forkserver, or, spawned or forked, by the kernel if the parent's main thread
+    /// started it; that thread must then not end before its process (`pthread_exit` in `main`).
+    /// Spawned or forked by another thread, or once its forkserver has died, it goes when it is
+    /// continued.
     #[must_use]
     pub fn daemon(mut self, daemon: bool) -> Self {
         self.daemon = daemon;
@@ -246,9 +255,15 @@ impl Context {
     /// travel by serde; handles in them (shared values, ends of rings) travel along. All three
     /// methods behave the same: `args` are serialised even for a fork.
     ///
+    /// The compiler refuses a closure that captures anything with a size. It cannot see a capture
+    /// without one: such a value is made anew in the child, where what it stands for may not have
+    /// happened. Do not let a function capture a zero-sized witness (a token that proves that an
+    /// `init` has run in this process, say): its code may rely on that for its soundness.
+    ///
     /// # Errors
     ///
-    /// [`SpawnError`]. An end of a ring that was in `args` is lost with a failed spawn.
+    /// [`SpawnError`]. An end of a ring that was in `args` is closed by a failed spawn, and its
+    /// peer disconnected.
     pub fn spawn<F, A, R>(&self, function: F, args: A) -> Result<Process<R>, SpawnError>
     where
         F: Fn(A) -> R + Copy + 'static,
@@ -259,23 +274,25 @@ impl Context {
         let entry = entry::of::<F, A, R>(function);
         let arguments = entry::encode(&args).map_err(SpawnError::Arguments)?;
         drop(args);
+        // Lost until somebody has got it: wherever a start fails, dropping it tells the peers.
+        let Encoded { bytes, parcel } = arguments;
         if let Method::Fork { .. } = self.method {
-            let Encoded { bytes, fds } = arguments;
-            return self.start_fork(move || (entry.run)(&bytes, fds));
+            return self.start_fork(parcel, move |fds| (entry.run)(&bytes, fds));
         }
-        let Encoded { bytes, mut fds } = arguments;
         let call = entry
-            .call(self.daemon, bytes)
+            .call(self.leash(), bytes)
             .ok_or(SpawnError::ForeignImage)?;
         let call =
             postcard::to_stdvec(&call).map_err(|error| SpawnError::Arguments(error.to_string()))?;
-        if self.daemon {
-            fds.insert(0, pidfd::own()?);
-        }
+        let parent = self.parent_to_watch()?;
+        let fds: Vec<_> = parent.iter().map(AsFd::as_fd).chain(parcel.fds()).collect();
         let started = self.start_fresh()?;
         let process = Process::new(self.next_name(), started);
         match wire::send(process.control(), &call, &fds) {
-            Ok(()) => Ok(process),
+            Ok(()) => {
+                parcel.into_fds();
+                Ok(process)
+            }
             // It died before it read all of its call: join will tell how.
             Err(error) if is_disconnect(&error) => Ok(process),
             Err(error) => {
@@ -283,6 +300,25 @@ impl Context {
                 Err(error.into())
             }
         }
+    }
+
+    /// How a process started by this thread, now, is tied to this process.
+    fn leash(&self) -> Option<Leash> {
+        let is_main_thread = || gettid() == getpid();
+        let by_kernel = match self.method {
+            Method::SharedServer | Method::Server(_) => false,
+            Method::Spawn | Method::Fork { .. } => is_main_thread(),
+        };
+        self.daemon.then_some(Leash { by_kernel })
+    }
+
+    /// What a daemon watches.
+    fn parent_to_watch(&self) -> Result<Option<OwnedFd>, SpawnError> {
+        Ok(if self.daemon {
+            Some(pidfd::own()?)
+        } else {
+            None
+        })
     }
 
     /// Forks, and runs `work` in the child, captures and all; only the result is serialised.
@@ -303,7 +339,7 @@ impl Context {
     {
         refuse_unclaimed()?;
         registry::reap_detached();
-        self.start_fork(move || {
+        self.start_fork(Parcel::default(), move |_| {
             entry::encode(&work()).map_err(|error| format!("the result cannot be encoded: {error}"))
         })
     }
@@ -327,8 +363,8 @@ impl Context {
     /// A process that waits for its call.
     fn start_fresh(&self) -> Result<Started, SpawnError> {
         match &self.method {
-            Method::SharedServer => start_through_shared(),
-            Method::Server(server) => Ok(start_through(server)?),
+            Method::SharedServer => start_through_shared(self.daemon),
+            Method::Server(server) => Ok(start_through(server, self.daemon)?),
             Method::Spawn | Method::Fork { .. } => {
                 let _starting = registry::starting();
                 let (ours, theirs) = socket::pair(SocketType::STREAM)?;
@@ -345,15 +381,13 @@ impl Context {
         }
     }
 
+    /// Forks a child that does `work` with the descriptors of `parcel`.
     fn start_fork<R>(
         &self,
-        work: impl FnOnce() -> Result<Encoded, entry::Refusal>,
+        parcel: Parcel,
+        work: impl FnOnce(Vec<OwnedFd>) -> Result<Encoded, entry::Refusal>,
     ) -> Result<Process<R>, SpawnError> {
-        let parent: Option<OwnedFd> = if self.daemon {
-            Some(pidfd::own()?)
-        } else {
-            None
-        };
+        let parent = self.leash().zip(self.parent_to_watch()?);
         let name = self.next_name();
         // None is left locked in the child by a thread that does not exist there. In the order
         // that `registry` lays down.
@@ -367,7 +401,7 @@ impl Context {
         let pid = unsafe { fork::fork() }?;
         drop((held, server, quiet, streams));
         if pid == 0 {
-            child::run_forked(theirs, parent, work)
+            child::run_forked(theirs, parent, move || work(parcel.into_fds()))
         }
         drop(theirs);
         let started = Started {
@@ -376,6 +410,7 @@ impl Context {
             control: ours,
             status: None,
         };
+        parcel.into_fds(); // the child has copies
         Ok(Process::new(name, started))
     }
 }
@@ -400,11 +435,11 @@ fn refuse_threads() -> Result<(), SpawnError> {
 }
 
 /// A process forked by `server`, which waits for its call.
-fn start_through(server: &Server) -> std::io::Result<Started> {
+fn start_through(server: &Server, daemon: bool) -> std::io::Result<Started> {
     let starting = registry::starting();
     let (ours, theirs) = socket::pair(SocketType::STREAM)?;
     let ours = ParentSocket::new(ours);
-    let request = server.request(theirs.as_fd())?;
+    let request = server.request(theirs.as_fd(), daemon)?;
     drop((theirs, starting)); // a stopped server holds up this start, and no fork
     let Forked { pid, pidfd, status } = request.answer()?;
     Ok(Started {
@@ -418,12 +453,12 @@ fn start_through(server: &Server) -> std::io::Result<Started> {
 /// As [`start_through`] the shared server; through a new one if the one we knew dies meanwhile.
 /// A child that the dying one did fork sees its control socket closed, and exits: the second
 /// attempt has a socket of its own.
-fn start_through_shared() -> Result<Started, SpawnError> {
+fn start_through_shared(daemon: bool) -> Result<Started, SpawnError> {
     let server = live_shared_server(None)?;
-    match start_through(&server) {
+    match start_through(&server, daemon) {
         Err(error) if is_disconnect(&error) => {
             let next = live_shared_server(Some(&server))?;
-            Ok(start_through(&next)?)
+            Ok(start_through(&next, daemon)?)
         }
         started => Ok(started?),
     }

@@ -12,10 +12,11 @@ use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 
 use multiprocess_core::LayoutHash;
-use multiprocess_shm::transfer;
+use multiprocess_shm::transfer::{self, Parcel};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::child::Leash;
 use crate::sys::image::Image;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"MPRCENTR");
@@ -31,11 +32,12 @@ pub(crate) struct Entry {
     pub(crate) run: fn(&[u8], Vec<OwnedFd>) -> Result<Encoded, Refusal>,
 }
 
-/// Serialised values, and the descriptors of the handles in them.
+/// Serialised values, and the descriptors of the handles in them. Unless those are handed on, the
+/// peers of ring ends among them are told that nobody got them.
 #[derive(Debug)]
 pub(crate) struct Encoded {
     pub(crate) bytes: Vec<u8>,
-    pub(crate) fds: Vec<OwnedFd>,
+    pub(crate) parcel: Parcel,
 }
 
 /// Why a child could not do what it was asked to.
@@ -49,8 +51,8 @@ pub(crate) struct Call {
     /// Where the entry lies, from the anchor.
     offset: i64,
     hash: u64,
-    /// The first descriptor is the parent's pidfd: die when it becomes readable.
-    pub(crate) daemon: bool,
+    /// For a daemon, whose first descriptor is the parent's pidfd.
+    pub(crate) leash: Option<Leash>,
     pub(crate) arguments: Vec<u8>,
 }
 
@@ -67,16 +69,23 @@ pub(crate) enum Reply {
 
 /// Serialises a value with its handles.
 pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Encoded, Refusal> {
-    let (bytes, fds) = transfer::collect(|| postcard::to_stdvec(value));
+    let (bytes, parcel) = transfer::collect_parcel(|| postcard::to_stdvec(value));
     Ok(Encoded {
         bytes: bytes.map_err(explain)?,
-        fds,
+        parcel,
     })
 }
 
 /// The inverse of [`encode`].
-pub(crate) fn decode<T: DeserializeOwned>(encoded: Encoded) -> Result<T, Refusal> {
-    transfer::supply(encoded.fds, || postcard::from_bytes(&encoded.bytes)).map_err(explain)
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], fds: Vec<OwnedFd>) -> Result<T, Refusal> {
+    let (value, left) = transfer::supply_and_count(fds, || postcard::from_bytes(bytes));
+    match (value, left) {
+        (Ok(value), 0) => Ok(value),
+        (Ok(_), left) => Err(format!(
+            "{left} descriptors belong to nothing in the message"
+        )),
+        (Err(error), _) => Err(explain(error)),
+    }
 }
 
 /// postcard drops the messages of its errors; a handle's is kept beside it.
@@ -114,10 +123,13 @@ where
         const { Self::CAPTURES_NOTHING };
         // SAFETY: F has no size, so there are no bytes to read, and a dangling pointer is
         // aligned. The caller held a value of this type (`of` takes one), so it is inhabited,
-        // and F is Copy, so conjuring another one duplicates nothing.
+        // and F is Copy, so another one duplicates nothing. A fn item or a closure without
+        // captures promises nothing beyond that. One that captures a zero-sized witness of
+        // something that happened in the caller's process does, and no bound can tell it apart:
+        // `Context::spawn` says not to.
         let function = unsafe { NonNull::<F>::dangling().read() };
-        let arguments = transfer::supply(fds, || postcard::from_bytes::<A>(bytes))
-            .map_err(|error| format!("the arguments cannot be decoded: {}", explain(error)))?;
+        let arguments = decode::<A>(bytes, fds)
+            .map_err(|error| format!("the arguments cannot be decoded: {error}"))?;
         encode(&function(arguments))
             .map_err(|error| format!("the result cannot be encoded: {error}"))
     }
@@ -137,13 +149,13 @@ where
 impl Entry {
     /// The call of this entry; `None` if it lies in another image than this crate (a plugin's
     /// function), where a child could not find it.
-    pub(crate) fn call(&'static self, daemon: bool, arguments: Vec<u8>) -> Option<Call> {
+    pub(crate) fn call(&'static self, leash: Option<Leash>, arguments: Vec<u8>) -> Option<Call> {
         let image = Image::own();
         Some(Call {
             identity: image.identity.clone(),
             offset: image.offset_of(self)?,
             hash: (self.hash)(),
-            daemon,
+            leash,
             arguments,
         })
     }
@@ -184,7 +196,7 @@ mod tests {
 
     fn call() -> Call {
         let arguments = encode(&21u32).unwrap().bytes;
-        of::<_, u32, u32>(twice).call(false, arguments).unwrap()
+        of::<_, u32, u32>(twice).call(None, arguments).unwrap()
     }
 
     #[test]
@@ -192,7 +204,8 @@ mod tests {
         let call = call();
         let entry = call.entry().unwrap();
         let result = (entry.run)(&call.arguments, Vec::new()).unwrap();
-        assert_eq!(decode::<u32>(result).unwrap(), 42);
+        let fds = result.parcel.into_fds();
+        assert_eq!(decode::<u32>(&result.bytes, fds).unwrap(), 42);
     }
 
     #[test]
@@ -218,5 +231,13 @@ mod tests {
                 .unwrap_err()
                 .contains("decoded")
         );
+    }
+
+    #[test]
+    fn descriptors_that_nobody_took_are_refused() {
+        let call = call();
+        let fds = vec![std::fs::File::open("/dev/null").unwrap().into()];
+        let said = (call.entry().unwrap().run)(&call.arguments, fds).unwrap_err();
+        assert!(said.contains("1 descriptors belong to nothing"), "{said}");
     }
 }

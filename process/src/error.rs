@@ -13,7 +13,8 @@ pub enum SpawnError {
     /// The function lies in another image (a plugin) than this crate: a child would not find
     /// it.
     ForeignImage,
-    /// The arguments could not be serialised; the message says which part.
+    /// The arguments could not be serialised. The message is the reason of the handle that
+    /// refused to be sent, if one did; what else went wrong postcard does not say.
     Arguments(String),
     /// Forking needs a process with one thread; this one has more.
     Threads(usize),
@@ -63,7 +64,7 @@ pub enum JoinError {
     /// The process ended without a result: its exit code, or minus the signal that killed it.
     Exited(i32),
     /// The function was never called, or its result could not be serialised; the exit code
-    /// is 70.
+    /// is 70. The message says as much as that of [`SpawnError::Arguments`].
     Refused(String),
     /// The result came, and could not be deserialised here.
     Result(String),

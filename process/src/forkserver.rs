@@ -3,8 +3,8 @@
 //!
 //! # Protocol
 //!
-//! One `SOCK_SEQPACKET` pair. A request is one byte with two descriptors: the child's control
-//! socket and a status socket. The answer comes over the status socket: the child's pid (i32)
+//! One `SOCK_SEQPACKET` pair. A request is one byte (1 for a daemon, 0 otherwise) with two
+//! descriptors: the child's control socket and a status socket. The answer comes over the status socket: the child's pid (i32)
 //! with its pidfd, or minus the errno of a fork that failed; and, when the child has ended and
 //! was reaped, its exit code (i32). Any number of threads may send requests: a datagram is
 //! whole or not at all.
@@ -15,7 +15,7 @@
 //! |---|---|
 //! | a requester, before its request | nothing |
 //! | a requester, after it | the child finds its control socket closed and exits with 70; so it does if its requester gave up on a dying server |
-//! | the client | the server sees the end of its socket, reaps its children as they end, and exits; daemons among them end at once, and so does it |
+//! | the client | the server sees its end by a pidfd, kills the daemons among its children, which may be stopped, reaps its children as they end, and exits |
 //! | the server | status sockets close: exit codes come from the kernel (`PIDFD_GET_INFO`) or are 255; the next spawn through a default context starts a new server |
 //! | a child | the server reaps it and reports |
 
@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{RecvFlags, SocketType};
+use rustix::process::Signal;
 
 use crate::child::{MARKER, ROLE_FORKSERVER};
 use crate::registry::{self, ParentSocket};
@@ -33,6 +34,9 @@ use crate::sys::{exec, fork, pidfd, socket};
 
 /// Exit code of a server that cannot serve.
 const SETUP_FAILED: i32 = 70;
+
+/// The byte of a request for a daemon.
+const DAEMON: u8 = 1;
 
 /// A running forkserver, as its client sees it. Ends with its last client.
 #[derive(Debug)]
@@ -72,10 +76,15 @@ impl Server {
         !pidfd::has_ended(self.pidfd.as_fd())
     }
 
-    /// Asks for a child that talks over `control`.
-    pub(crate) fn request(&self, control: BorrowedFd<'_>) -> io::Result<Request> {
+    /// Asks for a child that talks over `control`, and ends with this process if it is a daemon.
+    pub(crate) fn request(&self, control: BorrowedFd<'_>, daemon: bool) -> io::Result<Request> {
         let (status, theirs) = socket::pair(SocketType::SEQPACKET)?;
-        socket::send(self.requests.as_fd(), &[0], &[control, theirs.as_fd()])?;
+        let fds = [control, theirs.as_fd()];
+        socket::send(
+            self.requests.as_fd(),
+            &[if daemon { DAEMON } else { 0 }],
+            &fds,
+        )?;
         Ok(Request { status })
     }
 }
@@ -107,6 +116,7 @@ impl Drop for Server {
 struct Child {
     pidfd: OwnedFd,
     status: OwnedFd,
+    daemon: bool,
 }
 
 /// The server's whole life. Runs in its process before anything else, and never returns.
@@ -119,13 +129,23 @@ pub(crate) fn serve(requests: OwnedFd) -> ! {
     // the requests.
     // SAFETY: sets a disposition, installs no handler.
     unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
+    // Not the end of the requests: that comes with the client's last context, too. A client that
+    // has died before this line has sent no call, so there is no daemon that works.
+    let mut client = pidfd::open(std::os::unix::process::parent_id() as i32).ok();
     let mut requests = Some(requests);
     let mut children: Vec<Child> = Vec::new();
     while requests.is_some() || !children.is_empty() {
-        let ready = match wait(requests.as_ref(), &children) {
+        let ready = match wait(requests.as_ref(), client.as_ref(), &children) {
             Ok(ready) => ready,
             Err(_) => fork::exit_now(SETUP_FAILED),
         };
+        if ready.client {
+            client = None;
+            for daemon in children.iter().filter(|child| child.daemon) {
+                // It watches the client, too, and by a thread: one that is stopped does not run.
+                let _ = pidfd::signal(daemon.pidfd.as_fd(), Signal::KILL);
+            }
+        }
         let mut ended = ready.children.iter();
         children.retain(|child| !ended.next().copied().unwrap_or(false) || !report(child));
         if ready.request
@@ -139,13 +159,20 @@ pub(crate) fn serve(requests: OwnedFd) -> ! {
 
 struct Ready {
     request: bool,
+    /// It has ended.
+    client: bool,
     children: Vec<bool>,
 }
 
-fn wait(requests: Option<&OwnedFd>, children: &[Child]) -> io::Result<Ready> {
+fn wait(
+    requests: Option<&OwnedFd>,
+    client: Option<&OwnedFd>,
+    children: &[Child],
+) -> io::Result<Ready> {
     let fds = children
         .iter()
         .map(|child| child.pidfd.as_fd())
+        .chain(client.map(AsFd::as_fd))
         .chain(requests.map(AsFd::as_fd));
     let mut polled: Vec<PollFd<'_>> = fds
         .map(|fd: BorrowedFd<'_>| PollFd::from_borrowed_fd(fd, PollFlags::IN))
@@ -159,8 +186,10 @@ fn wait(requests: Option<&OwnedFd>, children: &[Child]) -> io::Result<Ready> {
     }
     let mut ready: Vec<bool> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
     let request = requests.is_some() && ready.pop().unwrap_or(false);
+    let client = client.is_some() && ready.pop().unwrap_or(false);
     Ok(Ready {
         request,
+        client,
         children: ready,
     })
 }
@@ -187,7 +216,8 @@ fn refuse(status: &OwnedFd, error: &io::Error) {
 /// Handles one request. Returns the socket, or `None` at its end. In the child: never.
 fn answer(requests: OwnedFd, children: &mut Vec<Child>) -> Option<OwnedFd> {
     let mut fds = Vec::new();
-    match socket::receive(requests.as_fd(), &mut [0; 8], &mut fds, RecvFlags::empty()) {
+    let mut request = [0; 8];
+    match socket::receive(requests.as_fd(), &mut request, &mut fds, RecvFlags::empty()) {
         Ok(0) => return None,
         // Too many open files: the requester sees its status socket closed.
         Err(_) => return Some(requests),
@@ -214,7 +244,11 @@ fn answer(requests: OwnedFd, children: &mut Vec<Child>) -> Option<OwnedFd> {
                 // Should the requester be gone, the child finds its control socket closed, and
                 // exits; it is to be reaped all the same.
                 let _ = socket::send(status.as_fd(), &pid.to_le_bytes(), &[pidfd.as_fd()]);
-                children.push(Child { pidfd, status });
+                children.push(Child {
+                    pidfd,
+                    status,
+                    daemon: request[0] == DAEMON,
+                });
             }
             Err(error) => refuse(&status, &error),
         },

@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use serde::de::DeserializeOwned;
 
 use crate::JoinError;
-use crate::entry::{Encoded, Reply, decode};
+use crate::entry::{Reply, decode};
 use crate::registry::{self, ParentSocket};
 use crate::sys::{pidfd, socket};
 use crate::wire::{Frame, Reader};
@@ -307,11 +307,7 @@ fn interpret<R: DeserializeOwned>(frame: Frame) -> Result<R, JoinError> {
     let reply = postcard::from_bytes(&frame.body)
         .map_err(|error| JoinError::Result(format!("malformed reply: {error}")))?;
     match reply {
-        Reply::Returned(bytes) => decode(Encoded {
-            bytes,
-            fds: frame.fds,
-        })
-        .map_err(JoinError::Result),
+        Reply::Returned(bytes) => decode(&bytes, frame.fds).map_err(JoinError::Result),
         Reply::Panicked(message) => Err(JoinError::Panicked(message)),
         Reply::Refused(message) => Err(JoinError::Refused(message)),
     }

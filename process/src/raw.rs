@@ -2,7 +2,8 @@
 //!
 //! The element lies behind the segment's header, at `0x80`; an array's length is what the
 //! segment's size leaves for it. Elements are copied in and out, never borrowed, by relaxed
-//! atomic accesses: a racing writer yields old and new bytes mixed, and nothing worse.
+//! atomic accesses, one for an element of 1, 2, 4 or 8 bytes: a racing writer yields old and new
+//! bytes of larger ones mixed, and nothing worse.
 
 mod array;
 mod value;

@@ -10,7 +10,7 @@
 //! Descriptor bytes are read one by one, so no batch is ever cut by a longer read.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::net::RecvFlags;
 
@@ -32,14 +32,13 @@ pub(crate) struct Frame {
 }
 
 /// Sends a frame; blocks until the socket has taken all of it.
-pub(crate) fn send(socket: BorrowedFd<'_>, body: &[u8], fds: &[OwnedFd]) -> io::Result<()> {
+pub(crate) fn send(socket: BorrowedFd<'_>, body: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut header = [0; HEADER];
     header[..8].copy_from_slice(&(body.len() as u64).to_le_bytes());
     header[8..12].copy_from_slice(&(fds.len() as u32).to_le_bytes());
     send_all(socket, &header)?;
     for batch in fds.chunks(MAX_FDS) {
-        let batch: Vec<_> = batch.iter().map(AsFd::as_fd).collect();
-        socket::send(socket, &[0], &batch)?;
+        socket::send(socket, &[0], batch)?;
     }
     send_all(socket, body)
 }

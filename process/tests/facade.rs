@@ -34,3 +34,25 @@ fn the_facade_derives() {
     let layout: LayoutHash = <Counters as ShmSafe>::LAYOUT;
     assert_eq!(layout, <renamed::Counters as ShmSafe>::LAYOUT);
 }
+
+#[test]
+fn swapped_fields_of_one_type_are_another_layout() {
+    mod other {
+        #[derive(multiprocess::ShmSafe)]
+        #[repr(C)]
+        pub(crate) struct Range {
+            pub(crate) end: u32,
+            pub(crate) start: u32,
+        }
+    }
+    #[derive(ShmSafe)]
+    #[repr(C)]
+    struct Range {
+        start: u32,
+        end: u32,
+    }
+    let range = Range { start: 1, end: 2 };
+    let other = other::Range { end: 2, start: 1 };
+    assert_eq!((range.start, range.end), (other.start, other.end));
+    assert_ne!(Range::LAYOUT, other::Range::LAYOUT);
+}

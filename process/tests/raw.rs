@@ -1,8 +1,12 @@
 //! `RawValue` and `RawArray`.
 
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
-use multiprocess::{AttachError, CreateError, OutOfBounds, RawArray, RawValue};
+use multiprocess::{
+    AttachError, Context, CreateError, OutOfBounds, Plain, RawArray, RawValue, transfer,
+};
+use multiprocess_testkit::watchdog::Watchdog;
 
 #[test]
 fn a_value_is_shared_by_its_handles() {
@@ -21,6 +25,17 @@ fn another_type_is_refused() {
     assert!(matches!(error, AttachError::Layout { .. }));
     let error = RawArray::<u64>::attach(fd()).unwrap_err();
     assert!(matches!(error, AttachError::Layout { .. }));
+}
+
+#[test]
+fn what_does_not_deserialise_says_why() {
+    let (bytes, fds) = transfer::collect(|| postcard::to_stdvec(&RawValue::new(1u64).unwrap()));
+    let bytes = bytes.unwrap();
+    let again = vec![fds[0].try_clone().unwrap()];
+    assert!(transfer::supply(fds, || postcard::from_bytes::<RawValue<i64>>(&bytes)).is_err());
+    assert!(transfer::take_refusal().unwrap().contains("layout 0x"));
+    assert!(transfer::supply(again, || postcard::from_bytes::<RawArray<u64>>(&bytes)).is_err());
+    assert!(transfer::take_refusal().unwrap().contains("layout 0x"));
 }
 
 #[test]
@@ -55,4 +70,56 @@ fn absurd_lengths_are_errors() {
         let error = RawArray::<u64>::zeroed(len).unwrap_err();
         assert!(matches!(error, CreateError::Capacity { .. }), "{error:?}");
     }
+}
+
+// ---- tearing: another process writes all zeroes and all ones in turn
+
+/// How long writer and reader race. Torn values of four bytes showed within milliseconds.
+const RACE: Duration = Duration::from_millis(300);
+
+/// Writes both values in turn: to `value`, to single elements and to slices of `array`.
+fn alternate<T: Plain>((value, array, pair): (RawValue<T>, RawArray<T>, [T; 2])) {
+    let end = Instant::now() + RACE;
+    while Instant::now() < end {
+        for _ in 0..1000 {
+            for of in pair {
+                value.set(of);
+                array.set(1, of).unwrap();
+                array.copy_from_slice(2, &[of; 3]).unwrap();
+            }
+        }
+    }
+}
+
+/// Reads by every way while another process writes, and finds nothing but `pair`.
+fn assert_whole<T>(pair: [T; 2])
+where
+    T: Plain + PartialEq + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
+{
+    let _watchdog = Watchdog::seconds(60);
+    let value = RawValue::new(pair[0]).unwrap();
+    let array = RawArray::from_slice(&[pair[0]; 5]).unwrap();
+    let mut writer = Context::spawn_exec()
+        .spawn(alternate::<T>, (value.clone(), array.clone(), pair))
+        .unwrap();
+    let mut some = pair.repeat(2); // four elements, the first of them written singly
+    while writer.join_timeout(Duration::ZERO).is_none() {
+        for _ in 0..1000 {
+            array.copy_to_slice(1, &mut some).unwrap();
+            let element = array.get(3).unwrap();
+            for read in some.iter().chain([&value.get(), &element]) {
+                assert!(pair.contains(read), "{read:x?} was never written");
+            }
+        }
+    }
+}
+
+#[test]
+fn values_of_one_two_four_and_eight_bytes_are_never_torn() {
+    assert_whole([0, u8::MAX]);
+    assert_whole([0, u16::MAX]);
+    assert_whole([0, u32::MAX]);
+    assert_whole([0, u64::MAX]);
+    assert_whole([[0; 2], [u8::MAX; 2]]);
+    assert_whole([[0; 4], [u16::MAX; 4]]);
 }

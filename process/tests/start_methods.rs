@@ -10,6 +10,7 @@ use multiprocess::{
     Context, Event, JoinError, Lock, Process, RawArray, Shared, SpawnError, StartMethod, Timeout,
     bytes, spsc, transfer,
 };
+use multiprocess_testkit::watchdog::Watchdog;
 
 /// Runs `body` with a context of each method. `body` panics if something is wrong.
 fn for_each_method(body: fn(StartMethod)) {
@@ -23,7 +24,7 @@ macro_rules! under_all_methods {
     ($name:ident, $body:expr) => {
         #[test]
         fn $name() {
-            alarm();
+            let _watchdog = watchdog();
             for_each_method($body);
             fn forked(method: StartMethod) {
                 let body: fn(StartMethod) = $body;
@@ -41,10 +42,9 @@ macro_rules! under_all_methods {
     };
 }
 
-/// A test that hangs is killed by SIGALRM.
-fn alarm() {
-    // SAFETY: sets a timer.
-    unsafe { libc::alarm(120) };
+/// Over every test: one that hangs is named, and ends the run.
+fn watchdog() -> Watchdog {
+    Watchdog::seconds(120)
 }
 
 fn context(method: StartMethod) -> Context {
@@ -256,6 +256,40 @@ under_all_methods!(daemons_die_with_their_parent, |method| {
     wait_until(|| has_ended(daemon));
 });
 
+under_all_methods!(stopped_daemons_die_with_their_parent, |method| {
+    // The parent starts its daemon from its main thread, where this closure runs.
+    let parent = |(name, pids): (String, RawArray<u32>)| {
+        let context = Context::new(name.parse().unwrap()).unwrap().daemon(true);
+        let report = |pids: RawArray<u32>| {
+            pids.set(0, std::process::id()).unwrap();
+            std::thread::sleep(Duration::from_secs(600));
+        };
+        let _daemon = context.spawn(report, pids).unwrap();
+        std::thread::sleep(Duration::from_secs(600));
+    };
+    let pids = RawArray::<u32>::zeroed(1).unwrap();
+    let process = start(method, parent, (method.to_string(), pids.clone()));
+    wait_until(|| pids.get(0) != Some(0));
+    let daemon = pids.get(0).unwrap();
+    // SAFETY: no memory involved; a process that this test started.
+    unsafe { libc::kill(daemon as i32, libc::SIGSTOP) };
+    process.kill().unwrap();
+    wait_until(|| has_ended(daemon));
+});
+
+#[test]
+fn a_daemon_outlives_its_forkservers_context() {
+    let _watchdog = watchdog();
+    let go = Shared::new(Event::new()).unwrap();
+    let wait = |go: Shared<Event>| go.wait().map(|()| 7).unwrap();
+    let context = Context::forkserver().unwrap().daemon(true);
+    let mut daemon = context.spawn(wait, go.clone()).unwrap();
+    drop(context); // the server sees the end of its requests; we go on
+    assert!(daemon.join_timeout(Duration::from_millis(200)).is_none());
+    go.set();
+    assert_eq!(daemon.join().unwrap(), 7);
+}
+
 fn wait_until(condition: impl Fn() -> bool) {
     while !condition() {
         std::thread::sleep(Duration::from_millis(1));
@@ -294,7 +328,7 @@ fn zombies() -> usize {
 
 #[test]
 fn fork_refuses_threads() {
-    alarm();
+    let _watchdog = watchdog();
     // libtest runs this test in a thread of its own.
     let error = Context::new(StartMethod::Fork).unwrap_err();
     assert!(matches!(error, SpawnError::Threads(n) if n > 1));
@@ -302,7 +336,7 @@ fn fork_refuses_threads() {
 
 #[test]
 fn forked_children_of_a_printing_process_can_print() {
-    alarm();
+    let _watchdog = watchdog();
     Context::spawn_exec()
         .spawn(print_and_fork, ())
         .unwrap()
@@ -329,7 +363,7 @@ fn print_and_fork(_: ()) {
 
 #[test]
 fn a_closure_may_capture_when_forked() {
-    alarm();
+    let _watchdog = watchdog();
     let value = [1u64, 2, 3];
     // SAFETY: the child needs no lock of libtest's other threads.
     let process = unsafe { Context::fork().fork_closure(|| value.iter().sum::<u64>()) };
@@ -338,7 +372,7 @@ fn a_closure_may_capture_when_forked() {
 
 #[test]
 fn a_default_context_restarts_a_dead_forkserver() {
-    alarm();
+    let _watchdog = watchdog();
     Context::spawn_exec()
         .spawn(kill_the_server, ())
         .unwrap()
@@ -377,7 +411,7 @@ fn kill_the_server(_: ()) {
 
 #[test]
 fn an_exit_code_survives_the_forkserver() {
-    alarm();
+    let _watchdog = watchdog();
     let context = Context::forkserver().unwrap();
     let mut child = context
         .spawn(
@@ -400,7 +434,7 @@ fn an_exit_code_survives_the_forkserver() {
 
 #[test]
 fn contexts_are_named_and_names_unique() {
-    alarm();
+    let _watchdog = watchdog();
     let named = Context::default()
         .named("worker")
         .spawn(|()| (), ())
@@ -416,13 +450,14 @@ fn contexts_are_named_and_names_unique() {
 
 #[test]
 fn unknown_start_methods_are_refused() {
+    let _watchdog = watchdog();
     let error = "thread".parse::<StartMethod>().unwrap_err();
     assert!(error.to_string().contains("\"thread\""));
 }
 
 #[test]
 fn arguments_that_cannot_be_sent_are_an_error() {
-    alarm();
+    let _watchdog = watchdog();
     let (mut producer, _consumer) = spsc::channel::<u64>(4).unwrap();
     producer.close();
     let error = Context::default().spawn(|_: spsc::Producer<u64>| (), producer);

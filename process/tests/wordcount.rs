@@ -356,3 +356,57 @@ fn more_workers_than_descriptors_is_an_error_at_the_start() {
         assert!(text(&output.stderr).contains("wordcount: "));
     }
 }
+
+// ---- output
+
+#[test]
+fn a_reader_that_has_gone_is_left_quietly() {
+    let _watchdog = Watchdog::seconds(60);
+    let directory = many_files(10);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = run(wordcount(directory.path()).stdout(writer));
+    assert_code(&output, 141);
+    assert_eq!(text(&output.stderr), "");
+}
+
+#[test]
+fn a_full_disk_is_one_line_and_an_exit_code() {
+    let _watchdog = Watchdog::seconds(60);
+    let directory = many_files(10);
+    for dir in [directory.path(), tempfile::tempdir().unwrap().path()] {
+        let full = fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
+        let output = run(wordcount(dir).stdout(full));
+        assert_code(&output, 5);
+        let stderr = text(&output.stderr);
+        assert!(
+            stderr.contains("standard output: No space left"),
+            "{stderr}"
+        );
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    }
+    // And nobody dies of complaints that cannot be written.
+    let full = fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let output = run(wordcount(Path::new("/does/not/exist")).stderr(full));
+    assert_code(&output, 2);
+}
+
+#[test]
+fn files_without_an_end_are_named_and_skipped() {
+    let _watchdog = Watchdog::seconds(60);
+    // The page tables of a process, as a file: size 0, and gigabytes long.
+    let own = PathBuf::from(format!("/proc/{}/task/{0}/", std::process::id()));
+    let output = run(wordcount(&own).args(["--workers", "1"]));
+    let stderr = text(&output.stderr);
+    assert_code(&output, 1);
+    assert!(
+        stderr.contains("pagemap: says it is empty, and does not end"),
+        "{stderr}"
+    );
+}

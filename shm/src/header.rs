@@ -2,7 +2,7 @@
 //!
 //! | offset | field | type | written |
 //! |---|---|---|---|
-//! | 0x00 | magic `MPRCSEG1` | u64 | creator, before `state` |
+//! | 0x00 | magic `MPRCSEG1` | u64 | creator, by CAS from 0, first |
 //! | 0x08 | layout version | u32 | creator, before `state` |
 //! | 0x0c | state | u32 | creator: CREATING first, READY last |
 //! | 0x10 | layout hash of the payload | u64 | creator, before READY |
@@ -34,7 +34,7 @@ const VERSION: u32 = 1;
 
 // | state | meaning | who enters | who leaves |
 // |---|---|---|---|
-// | 0 | no header | nobody: zeroed memory | creator |
+// | 0 | no header | nobody: zeroed memory | creator, if all of the header is zero |
 // | CREATING | payload being initialised | creator | creator; nobody once it is dead |
 // | READY | attach may go on | creator, last store | nobody |
 const CREATING: u32 = 1;
@@ -92,15 +92,47 @@ impl Header {
         Ok(unsafe { header.as_ref() })
     }
 
-    /// Says who is at work here, before the payload is touched.
-    pub(crate) fn begin(&self, creator: Identity) {
-        self.magic.store(MAGIC, Relaxed);
+    /// Says who is at work here, before the payload is touched. `false`: not all zero, so somebody
+    /// has been at work already.
+    pub(crate) fn begin(&self, creator: Identity) -> bool {
+        // Relaxed: nothing is read on the strength of it. The CAS lets one of two creators in.
+        let is_fresh = self.is_zero()
+            && self
+                .magic
+                .compare_exchange(0, MAGIC, Relaxed, Relaxed)
+                .is_ok();
+        if !is_fresh {
+            return false;
+        }
         self.version.store(VERSION, Relaxed);
         self.pid_namespace.store(creator.pid_namespace, Relaxed);
         self.creator_pid.store(creator.pid, Relaxed);
         self.creator_start.store(creator.start_time, Relaxed);
         // Release pairs with the Acquire load in `validate`: who sees CREATING sees by whom.
         self.state.store(CREATING, Release);
+        true
+    }
+
+    fn is_zero(&self) -> bool {
+        let Self {
+            magic,
+            version,
+            state,
+            layout,
+            size,
+            pid_namespace,
+            creator_pid,
+            flags,
+            creator_start,
+            reserved,
+        } = self;
+        let words = [magic, layout, size, pid_namespace, creator_start];
+        let halves = [version, state, creator_pid, flags];
+        words
+            .into_iter()
+            .chain(reserved)
+            .all(|word| word.load(Relaxed) == 0)
+            && halves.into_iter().all(|half| half.load(Relaxed) == 0)
     }
 
     /// Publishes the segment.

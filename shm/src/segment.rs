@@ -4,7 +4,7 @@ use core::alloc::Layout;
 use core::fmt;
 use core::ptr::NonNull;
 
-use multiprocess_core::{AttachError, CreateError, LayoutHash, Memory, Place, Region};
+use multiprocess_core::{AttachError, CreateError, Errno, LayoutHash, Memory, Place, Region};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::header::{HEADER_SIZE, Header};
@@ -69,7 +69,8 @@ impl Segment {
     ///
     /// # Errors
     ///
-    /// [`CreateError::RegionTooSmall`]; what `init` returns.
+    /// [`CreateError::RegionTooSmall`]; `EEXIST` if the header is not all zero, because the
+    /// mapping holds a segment already, finished or not; what `init` returns.
     pub fn create_in(
         mapping: Mapping,
         hash: LayoutHash,
@@ -81,7 +82,9 @@ impl Segment {
             need: HEADER_SIZE as u64,
             have: size,
         })?;
-        header.begin(Identity::own());
+        if !header.begin(Identity::own()) {
+            return Err(CreateError::System(Errno::EXIST));
+        }
         init(payload(&mapping))?;
         header.finish(hash, size);
         Ok(Self { mapping })

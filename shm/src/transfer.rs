@@ -22,6 +22,7 @@
 //! ```
 
 use std::cell::RefCell;
+use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use multiprocess_core::ShmSafe;
@@ -31,7 +32,7 @@ use crate::{Participants, Shared};
 
 thread_local! {
     /// Descriptors of the message being serialised by this thread, if there is one.
-    static OUTGOING: RefCell<Option<Vec<OwnedFd>>> = const { RefCell::new(None) };
+    static OUTGOING: RefCell<Option<Parcel>> = const { RefCell::new(None) };
     /// Descriptors of the message being deserialised that nobody has claimed yet.
     static INCOMING: RefCell<Option<Vec<Option<OwnedFd>>>> = const { RefCell::new(None) };
     /// Why the last handle did not travel.
@@ -65,11 +66,15 @@ fn refuse(why: impl ToString) -> String {
     why
 }
 
-fn refuse_sending<E: ser::Error>(why: impl ToString) -> E {
+/// The error of a handle that cannot be serialised: its reason outlives a format that drops it.
+#[doc(hidden)]
+pub fn refuse_sending<E: ser::Error>(why: impl ToString) -> E {
     E::custom(refuse(why))
 }
 
-fn refuse_receiving<E: de::Error>(why: impl ToString) -> E {
+/// The error of a handle that cannot be deserialised, as [`refuse_sending`].
+#[doc(hidden)]
+pub fn refuse_receiving<E: de::Error>(why: impl ToString) -> E {
     E::custom(refuse(why))
 }
 
@@ -93,27 +98,103 @@ impl<T> Restore<T> {
 
 impl<T> Drop for Restore<T> {
     fn drop(&mut self) {
-        self.slot.set(self.outer.take());
+        // Dropped when the slot is no longer borrowed: a parcel has something to do then.
+        drop(self.slot.replace(self.outer.take()));
+    }
+}
+
+/// The descriptors of a serialised message, on their way to whoever gets them.
+///
+/// A handle of which there may be one only, such as the end of a ring, is gone from its owner
+/// once it was serialised. If the parcel is dropped, because the message was not sent after
+/// all, the handle is told that nobody got it, and tells its peers.
+/// [`into_fds`](Self::into_fds) hands the descriptors on.
+///
+/// # Examples
+///
+/// ```
+/// use multiprocess_core::atomic::AtomicU64;
+/// use multiprocess_shm::{Shared, transfer};
+///
+/// let value = Shared::new(AtomicU64::new(7))?;
+/// let (bytes, parcel) = transfer::collect_parcel(|| postcard::to_stdvec(&value));
+/// assert_eq!(parcel.fds().len(), 1);
+/// // ... send bytes and descriptors; then
+/// let _closed_here = parcel.into_fds();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Default)]
+pub struct Parcel {
+    items: Vec<Item>,
+}
+
+struct Item {
+    fd: OwnedFd,
+    if_lost: Option<fn(OwnedFd)>,
+}
+
+impl Parcel {
+    /// The descriptors, in their order in the message.
+    pub fn fds(&self) -> impl ExactSizeIterator<Item = BorrowedFd<'_>> {
+        self.items.iter().map(|item| item.fd.as_fd())
+    }
+
+    /// Hands the descriptors on: they were sent, or will be by the caller.
+    pub fn into_fds(mut self) -> Vec<OwnedFd> {
+        let items = std::mem::take(&mut self.items);
+        items.into_iter().map(|item| item.fd).collect()
+    }
+}
+
+impl Drop for Parcel {
+    fn drop(&mut self) {
+        for Item { fd, if_lost } in self.items.drain(..) {
+            if let Some(tell) = if_lost {
+                tell(fd);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Parcel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.fds()).finish()
     }
 }
 
 /// Runs `serialise` and returns, beside its result, the descriptors that handles have put in.
 ///
-/// Calls nest: a handle belongs to the innermost.
+/// Calls nest: a handle belongs to the innermost. For callers that surely send what they get:
+/// if they do not, the peer of a ring end among the handles is not told. Others use
+/// [`collect_parcel`].
 pub fn collect<R>(serialise: impl FnOnce() -> R) -> (R, Vec<OwnedFd>) {
-    let scope = Restore::replace(&OUTGOING, Vec::new());
+    let (result, parcel) = collect_parcel(serialise);
+    (result, parcel.into_fds())
+}
+
+/// As [`collect`], with the descriptors in a [`Parcel`] that may still be lost.
+pub fn collect_parcel<R>(serialise: impl FnOnce() -> R) -> (R, Parcel) {
+    let scope = Restore::replace(&OUTGOING, Parcel::default());
     REFUSAL.set(None);
     let result = serialise();
-    let fds = scope.take().unwrap_or_default();
-    (result, fds)
+    let parcel = scope.take().unwrap_or_default();
+    (result, parcel)
 }
 
 /// Runs `deserialise` while handles can take the descriptors that came with their message.
 /// Those that nobody took are closed.
 pub fn supply<R>(fds: Vec<OwnedFd>, deserialise: impl FnOnce() -> R) -> R {
-    let _scope = Restore::replace(&INCOMING, fds.into_iter().map(Some).collect());
+    supply_and_count(fds, deserialise).0
+}
+
+/// As [`supply`], and tells how many descriptors nobody took: a message that was made for the
+/// same type leaves none.
+pub fn supply_and_count<R>(fds: Vec<OwnedFd>, deserialise: impl FnOnce() -> R) -> (R, usize) {
+    let scope = Restore::replace(&INCOMING, fds.into_iter().map(Some).collect());
     REFUSAL.set(None);
-    deserialise()
+    let result = deserialise();
+    let left = scope.take().unwrap_or_default();
+    (result, left.iter().flatten().count())
 }
 
 /// A file descriptor inside a message. Serialising it sends a duplicate.
@@ -141,15 +222,37 @@ impl Fd {
         fd: BorrowedFd<'_>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        let index = OUTGOING.with_borrow_mut(|outgoing| {
-            let fds = outgoing.as_mut().ok_or_else(|| {
+        Self::put_in(fd, None)?.serialize(serializer)
+    }
+
+    /// As [`serialize_borrowed`](Self::serialize_borrowed), for handles of which there may be one
+    /// only: `if_lost` gets the duplicate if the message is not sent after all.
+    ///
+    /// It may be called although the handle was not given away, if serialising failed between the
+    /// two, and although somebody got it, if the message arrived in part.
+    ///
+    /// # Errors
+    ///
+    /// As the type's.
+    pub fn serialize_unique<S: Serializer>(
+        fd: BorrowedFd<'_>,
+        if_lost: fn(OwnedFd),
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        Self::put_in(fd, Some(if_lost))?.serialize(serializer)
+    }
+
+    /// Puts a duplicate of `fd` into the message being collected; its index there.
+    fn put_in<E: ser::Error>(fd: BorrowedFd<'_>, if_lost: Option<fn(OwnedFd)>) -> Result<u32, E> {
+        OUTGOING.with_borrow_mut(|outgoing| {
+            let parcel = outgoing.as_mut().ok_or_else(|| {
                 refuse_sending("a handle can only be serialised inside a send to a process")
             })?;
-            let index = u32::try_from(fds.len()).map_err(refuse_sending)?;
-            fds.push(fd.try_clone_to_owned().map_err(refuse_sending)?);
+            let index = u32::try_from(parcel.items.len()).map_err(refuse_sending)?;
+            let fd = fd.try_clone_to_owned().map_err(refuse_sending)?;
+            parcel.items.push(Item { fd, if_lost });
             Ok(index)
-        })?;
-        index.serialize(serializer)
+        })
     }
 }
 

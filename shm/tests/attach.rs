@@ -297,3 +297,31 @@ fn a_failed_initialiser_leaves_nothing() {
     // Other tests run beside this one and hold descriptors of their own; a leak would be 100.
     assert!(fds() < before + 50);
 }
+
+#[test]
+fn a_live_segment_is_not_made_anew() {
+    let shared = Shared::new(5u64).unwrap();
+    let mapping = || Mapping::attach(shared.as_fd().try_clone_to_owned().unwrap()).unwrap();
+    let other = LayoutHash::of("another type");
+    let made = Segment::create_in(mapping(), other, |_| Ok(()));
+    assert!(
+        matches!(made, Err(CreateError::System(Errno::EXIST))),
+        "{made:?}"
+    );
+    // Nor one whose creator is still at work.
+    let fresh = Mapping::anonymous(c"test", 4096).unwrap();
+    let again = fresh.try_clone().unwrap();
+    let made = Segment::create_in(fresh, other, |_| {
+        let made = Segment::create_in(again, other, |_| Ok(()));
+        assert!(
+            matches!(made, Err(CreateError::System(Errno::EXIST))),
+            "{made:?}"
+        );
+        Ok(())
+    });
+    assert!(made.is_ok());
+    assert_eq!(
+        *Shared::<u64>::attach(shared.as_fd().try_clone_to_owned().unwrap()).unwrap(),
+        5
+    );
+}

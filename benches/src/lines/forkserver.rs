@@ -4,6 +4,7 @@
 //! Start, result and end to end in one number, because a user waits for all three. The
 //! forkserver itself starts once, before the clock does. Both children inherit the near CPU.
 
+use std::io::ErrorKind;
 use std::process::Command;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use multiprocess::Context;
 use crate::clock::nanos_per_operation;
 use crate::comparison::{Comparison, Contender, Failure, Measured, Unit};
 use crate::cpu::Cpus;
+use crate::program::Absent;
 
 pub(crate) const LINE: Comparison = Comparison {
     name: "process/forkserver-start",
@@ -37,9 +39,13 @@ fn forkserver(_: Cpus) -> Measured {
 }
 
 fn command(_: Cpus) -> Measured {
-    per_start(|| match Command::new("true").status()? {
-        status if status.success() => Ok(()),
-        status => Err(format!("true ended with {status}").into()),
+    per_start(|| match Command::new("true").status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("true ended with {status}").into()),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            Err(Absent(format!("no program `true`: {error}")).into())
+        }
+        Err(error) => Err(error.into()),
     })
 }
 

@@ -86,12 +86,7 @@ impl<M: Memory> Consumer<M> {
     }
 
     pub(crate) fn claim(memory: M, claim: &Claim) -> Result<Self, AttachError> {
-        let (endpoint, capacity) = Endpoint::attach(memory, &Ring::KIND, claim)?;
-        let head = endpoint.own_index();
-        if !head.is_multiple_of(HEADER) {
-            endpoint.abandon();
-            return Err(AttachError::Corrupt { field: "index" });
-        }
+        let (endpoint, capacity, head) = Endpoint::attach(memory, &Ring::KIND, claim)?;
         Ok(Self {
             endpoint,
             capacity,
@@ -280,6 +275,11 @@ impl<M: Memory> Consumer<M> {
     /// What the ring lies in.
     pub fn memory(&self) -> &M {
         self.endpoint.memory()
+    }
+
+    #[cfg(feature = "serde")]
+    pub(crate) fn is_open(&self) -> bool {
+        self.endpoint.is_open()
     }
 
     #[cfg(feature = "serde")]

@@ -77,12 +77,7 @@ impl<M: Memory> Producer<M> {
     }
 
     pub(crate) fn claim(memory: M, claim: &Claim) -> Result<Self, AttachError> {
-        let (endpoint, capacity) = Endpoint::attach(memory, &Ring::KIND, claim)?;
-        let tail = endpoint.own_index();
-        if !tail.is_multiple_of(HEADER) {
-            endpoint.abandon();
-            return Err(AttachError::Corrupt { field: "index" });
-        }
+        let (endpoint, capacity, tail) = Endpoint::attach(memory, &Ring::KIND, claim)?;
         Ok(Self {
             endpoint,
             capacity,
@@ -305,6 +300,11 @@ impl<M: Memory> Producer<M> {
     /// What the ring lies in.
     pub fn memory(&self) -> &M {
         self.endpoint.memory()
+    }
+
+    #[cfg(feature = "serde")]
+    pub(crate) fn is_open(&self) -> bool {
+        self.endpoint.is_open()
     }
 
     #[cfg(feature = "serde")]

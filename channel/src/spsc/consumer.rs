@@ -93,8 +93,7 @@ impl<T: Message, M: Memory> Consumer<T, M> {
     }
 
     pub(crate) fn claim(memory: M, claim: &Claim) -> Result<Self, AttachError> {
-        let (endpoint, capacity) = Endpoint::attach(memory, &Ring::<T>::KIND, claim)?;
-        let head = endpoint.own_index();
+        let (endpoint, capacity, head) = Endpoint::attach(memory, &Ring::<T>::KIND, claim)?;
         Ok(Self {
             slots: endpoint.body().cast(),
             endpoint,
@@ -326,6 +325,11 @@ impl<T: Message, M: Memory> Consumer<T, M> {
     /// What the ring lies in.
     pub fn memory(&self) -> &M {
         self.endpoint.memory()
+    }
+
+    #[cfg(feature = "serde")]
+    pub(crate) fn is_open(&self) -> bool {
+        self.endpoint.is_open()
     }
 
     #[cfg(feature = "serde")]

@@ -80,8 +80,7 @@ impl<T: Message, M: Memory> Producer<T, M> {
     }
 
     pub(crate) fn claim(memory: M, claim: &Claim) -> Result<Self, AttachError> {
-        let (endpoint, capacity) = Endpoint::attach(memory, &Ring::<T>::KIND, claim)?;
-        let tail = endpoint.own_index();
+        let (endpoint, capacity, tail) = Endpoint::attach(memory, &Ring::<T>::KIND, claim)?;
         Ok(Self {
             slots: endpoint.body().cast(),
             endpoint,
@@ -271,6 +270,11 @@ impl<T: Message, M: Memory> Producer<T, M> {
     /// What the ring lies in.
     pub fn memory(&self) -> &M {
         self.endpoint.memory()
+    }
+
+    #[cfg(feature = "serde")]
+    pub(crate) fn is_open(&self) -> bool {
+        self.endpoint.is_open()
     }
 
     #[cfg(feature = "serde")]

@@ -22,6 +22,9 @@ pub(crate) enum Op {
     Pop { before: u64 },
     /// A consumer sleeps.
     PushToSleeper,
+    /// A consumer sleeps, and nobody but the victim wakes it: if that dies between its publication
+    /// and its wake, the consumer notices by itself.
+    PushToSleeperAlone,
     /// The ring is full, and a producer sleeps.
     TakeWithSleeper,
     /// The ring is empty; a helper pushes when we sleep.
@@ -46,6 +49,15 @@ const PATIENCE: Duration = Duration::from_secs(8);
 /// Notes: what the victim had seen when it died, one bit for each message.
 const SEEN: usize = 0;
 
+/// Where the control block (channel/README.md) keeps its two indices.
+const TAIL: usize = 0x080;
+const HEAD: usize = 0x100;
+
+fn index(region: Region<'_>, offset: usize) -> u64 {
+    // SAFETY: inside the control block of a ring, aligned, and accessed atomically by all.
+    unsafe { region.base().add(offset).cast::<AtomicU64>().as_ref() }.load(Relaxed)
+}
+
 fn note(control: &Control) -> &AtomicU64 {
     &control.notes[SEEN]
 }
@@ -54,7 +66,11 @@ impl Op {
     fn victim_produces(self) -> bool {
         matches!(
             self,
-            Op::Push { .. } | Op::PushToSleeper | Op::WaitForRoom | Op::CloseProducer
+            Op::Push { .. }
+                | Op::PushToSleeper
+                | Op::PushToSleeperAlone
+                | Op::WaitForRoom
+                | Op::CloseProducer
         )
     }
 
@@ -62,7 +78,9 @@ impl Op {
     fn before(self) -> u64 {
         match self {
             Op::Push { before } | Op::Take { before } | Op::Pop { before } => before,
-            Op::PushToSleeper | Op::WaitForMessage | Op::CloseProducer => 0,
+            Op::PushToSleeper | Op::PushToSleeperAlone | Op::WaitForMessage | Op::CloseProducer => {
+                0
+            }
             Op::TakeWithSleeper | Op::WaitForRoom | Op::CloseConsumer => 4,
         }
     }
@@ -228,7 +246,10 @@ impl<R: Ring> Subject for Sweep<R> {
         }
         let region = self.region(env);
         match self.op {
-            Op::PushToSleeper => {
+            // Published: hands off, the sleeper's inner bound is to do.
+            Op::PushToSleeperAlone if index(region, TAIL) != index(region, HEAD) => {}
+            Op::PushToSleeperAlone if env.control.helper_has_returned() => {}
+            Op::PushToSleeper | Op::PushToSleeperAlone => {
                 let mut producer = R::producer(region, true);
                 producer.try_push(SUCCESSORS);
                 forget(producer);
@@ -276,7 +297,7 @@ impl<R: Ring> Sweep<R> {
             return Ok(());
         };
         let allowed: &[u64] = match self.op {
-            Op::PushToSleeper => &[IN_DOUBT, SUCCESSORS],
+            Op::PushToSleeper | Op::PushToSleeperAlone => &[IN_DOUBT, SUCCESSORS],
             Op::WaitForRoom => &[1],
             Op::CloseProducer => &[100],
             Op::CloseConsumer => &[2],
@@ -351,7 +372,7 @@ impl<R: Ring> Sweep<R> {
                     () => wrong("lost or doubled"),
                 }
             }
-            Op::PushToSleeper | Op::WaitForRoom => {
+            Op::PushToSleeper | Op::PushToSleeperAlone | Op::WaitForRoom => {
                 let got = outcome.helper.unwrap_or(0);
                 let mut all = vec![got];
                 all.extend(left);

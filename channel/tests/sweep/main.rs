@@ -2,7 +2,7 @@
 //! blocking forms with a sleeping peer, close.
 //!
 //! Shown to fail (`.ci/mutants`): the index published before the message is written, the slot
-//! given back before it is read, a close that is not recorded.
+//! given back before it is read, a close that is not recorded, a sleep without an inner bound.
 #![cfg(all(not(loom), target_os = "linux"))]
 
 mod harness;
@@ -33,6 +33,7 @@ sweeps! {
     pop_by_value: Op::Pop { before: 2 };
     take_from_an_empty_ring: Op::Take { before: 0 };
     push_with_a_sleeping_consumer: Op::PushToSleeper;
+    push_is_noticed_without_a_wake: Op::PushToSleeperAlone;
     take_with_a_sleeping_producer: Op::TakeWithSleeper;
     wait_for_a_message: Op::WaitForMessage;
     wait_for_room: Op::WaitForRoom;

@@ -3,12 +3,13 @@
 
 use proc_macro::TokenStream;
 use quote::quote;
-use syn::{Data, DeriveInput, Error, Fields, Path, parse_macro_input, parse_quote};
+use syn::ext::IdentExt;
+use syn::{Data, DeriveInput, Error, Fields, Member, Path, parse_macro_input, parse_quote};
 
 /// Implements `ShmSafe` for a `repr(C)` or `repr(transparent)` struct of `ShmSafe` fields.
 ///
 /// The layout hash covers the struct's name, its size and alignment, and for each field its
-/// offset and its own layout hash. Enums and unions are refused: a peer could write a
+/// name, its offset and its own layout hash. Enums and unions are refused: a peer could write a
 /// discriminant that does not exist.
 ///
 /// A crate that renames or re-exports `multiprocess-core` says where it is:
@@ -61,6 +62,13 @@ fn expand(input: &DeriveInput, home: &Path) -> syn::Result<proc_macro2::TokenStr
         Fields::Unit => Vec::new(),
         fields => fields.members().collect(),
     };
+    let member_names: Vec<_> = members
+        .iter()
+        .map(|member| match member {
+            Member::Named(name) => name.unraw().to_string(),
+            Member::Unnamed(index) => index.index.to_string(),
+        })
+        .collect();
     let types: Vec<_> = data.fields.iter().map(|field| &field.ty).collect();
     let mut generics = input.generics.clone();
     let predicates = &mut generics.make_where_clause().predicates;
@@ -80,6 +88,7 @@ fn expand(input: &DeriveInput, home: &Path) -> syn::Result<proc_macro2::TokenStr
                 );
                 #home::LayoutHash::of_type::<Self>(#text)
                     #(
+                        .mix_str(#member_names)
                         .mix(::core::mem::offset_of!(Self, #members) as u64)
                         .mix(<#types as #home::ShmSafe>::LAYOUT.bits())
                     )*

@@ -6,6 +6,7 @@
 
 extern crate std;
 
+use core::cell::Cell;
 use std::vec::Vec;
 
 use loom::sync::Mutex;
@@ -154,8 +155,40 @@ pub(crate) fn membarrier_register() -> bool {
     true
 }
 
+std::thread_local! {
+    /// Whether [`LightIsNothing`] is in force. Loom runs all threads of a model on one.
+    static LIGHT_IS_NOTHING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While it lives, [`light`](crate::asymmetric::light) orders nothing, as on the hardware, where
+/// only a peer's heavy fence makes it a fence.
+///
+/// For models in which nobody sleeps. That fence, which a system call puts into other threads, has
+/// no counterpart in loom: with it every `light` is a full fence, which also orders what
+/// production code leaves to its Release stores.
+#[derive(Debug)]
+pub struct LightIsNothing(());
+
+impl LightIsNothing {
+    /// For the model that calls it.
+    #[must_use]
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        LIGHT_IS_NOTHING.set(true);
+        Self(())
+    }
+}
+
+impl Drop for LightIsNothing {
+    fn drop(&mut self) {
+        LIGHT_IS_NOTHING.set(false);
+    }
+}
+
 pub(crate) fn light_fence() {
-    fence(Ordering::SeqCst);
+    if !LIGHT_IS_NOTHING.get() {
+        fence(Ordering::SeqCst);
+    }
 }
 
 pub(crate) fn heavy_fence() -> bool {

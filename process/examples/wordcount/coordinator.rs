@@ -1,7 +1,7 @@
 //! What the parent does: start workers, hand out paths, collect, notice deaths.
 
 use std::fmt;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use multiprocess::channel::{RecvError, TryRecvError, TryReserveError};
 use multiprocess::{Context, JoinError, Lock, Process, RawArray, Shared, StartMethod, bytes};
 
 use crate::count::{Table, Totals};
+use crate::report::complain;
 use crate::worker::{self, Job, LINE, Share, TABLE};
 
 /// Room for paths on their way to one worker: small, so that no worker hoards work.
@@ -33,12 +34,21 @@ pub(crate) struct Counted {
 pub(crate) enum Failure {
     Start(String),
     WorkerDied(String),
+    /// Standard output cannot be written.
+    Output(io::Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Start(why) | Self::WorkerDied(why) => f.write_str(why),
+            Self::Output(error) => write!(f, "standard output: {error}"),
         }
     }
 }
@@ -289,12 +299,16 @@ impl Progress {
         self.bar.set_message(format!("{} words", totals.words));
         if self.plain {
             let all = self.bar.length().unwrap_or(0);
-            eprintln!("{done} of {all} files, {} words", totals.words);
+            let _ = writeln!(
+                io::stderr(),
+                "{done} of {all} files, {} words",
+                totals.words
+            );
         }
     }
 
     fn line(&self, line: &str) {
-        self.bar.suspend(|| eprintln!("wordcount: {line}"));
+        self.bar.suspend(|| complain(line));
     }
 
     fn clear(&self) {

@@ -1,7 +1,13 @@
 //! Counting, the same in one process and in many.
 
 use std::collections::HashMap;
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+
+/// Of a file that says it is empty, as those of procfs do, at most so much is read.
+const EMPTY_AT_MOST: u64 = 16 << 20;
 
 /// How often each word occurs. A word is a longest run of letters, digits and underscores.
 pub(crate) type Table = HashMap<Box<str>, u64>;
@@ -18,7 +24,7 @@ pub(crate) enum Outcome {
 
 /// Adds the words of a file to the table.
 pub(crate) fn count_file(path: &Path, table: &mut Table) -> Outcome {
-    let bytes = match std::fs::read(path) {
+    let bytes = match read(path) {
         Ok(bytes) => bytes,
         Err(error) => return Outcome::Unreadable(error),
     };
@@ -42,6 +48,21 @@ pub(crate) fn count_file(path: &Path, table: &mut Table) -> Outcome {
         bytes: bytes.len() as u64,
         words,
     }
+}
+
+/// All of a file that has an end, without waiting for what is not there.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    let mut bytes = Vec::new();
+    if file.metadata()?.len() > 0 {
+        file.read_to_end(&mut bytes)?;
+    } else if file.take(EMPTY_AT_MOST).read_to_end(&mut bytes)? as u64 == EMPTY_AT_MOST {
+        return Err(io::Error::other("says it is empty, and does not end"));
+    }
+    Ok(bytes)
 }
 
 /// Sums over files; the order of the fields is their order in the shared array.

@@ -7,12 +7,23 @@
 //! ```text
 //! cargo run --release --example wordcount -- [DIR] [--workers N] [--verify]
 //! ```
+//!
+//! | exit code | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | done, but some files could not be read |
+//! | 2 | nothing could be started: wrong usage, no such directory |
+//! | 3 | a worker died; it is named |
+//! | 4 | `--verify` found a difference |
+//! | 5 | standard output could not be written: a full disk |
+//! | 141 | whoever read standard output has gone; nothing is said about it |
 
 mod coordinator;
 mod count;
 mod report;
 mod worker;
 
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -20,12 +31,14 @@ use clap::Parser;
 use multiprocess::StartMethod;
 
 use coordinator::Failure;
+use report::complain;
 
 /// Counts words in the files under a directory, with several processes.
 ///
 /// Exit codes: 0 done, 1 done but some files could not be read, 2 nothing could be started
-/// (wrong usage, no such directory), 3 a worker died, 4 --verify found a difference.
-/// Files that are not UTF-8 text are named and skipped.
+/// (wrong usage, no such directory), 3 a worker died, 4 --verify found a difference, 5 standard
+/// output could not be written, 141 its reader has gone.
+/// Files that are not UTF-8 text, or have no end, are named and skipped.
 #[derive(Debug, Parser)]
 #[command(name = "wordcount", version)]
 struct Options {
@@ -49,17 +62,24 @@ const UNREADABLE: u8 = 1;
 const CANNOT_START: u8 = 2;
 const WORKER_DIED: u8 = 3;
 const DIFFERENT: u8 = 4;
+const NO_OUTPUT: u8 = 5;
+/// What a shell reports of a program that SIGPIPE ended.
+const READER_GONE: u8 = 141;
 
 fn main() -> ExitCode {
     multiprocess::init();
     let options = Options::parse();
     match run(&options) {
         Ok(code) => code,
+        Err(Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => {
+            ExitCode::from(READER_GONE)
+        }
         Err(failure) => {
-            eprintln!("wordcount: {failure}");
+            complain(&failure);
             ExitCode::from(match failure {
                 Failure::WorkerDied(_) => WORKER_DIED,
                 Failure::Start(_) => CANNOT_START,
+                Failure::Output(_) => NO_OUTPUT,
             })
         }
     }
@@ -72,10 +92,14 @@ fn run(options: &Options) -> Result<ExitCode, Failure> {
     };
     let found = walk(&directory, only_rust)?;
     for problem in &found.problems {
-        eprintln!("wordcount: {problem}");
+        complain(problem);
     }
     if found.files.is_empty() {
-        println!("no files under {}: nothing to count", directory.display());
+        writeln!(
+            io::stdout(),
+            "no files under {}: nothing to count",
+            directory.display()
+        )?;
         return Ok(ExitCode::from(if found.problems.is_empty() {
             0
         } else {
@@ -86,22 +110,26 @@ fn run(options: &Options) -> Result<ExitCode, Failure> {
         Some(workers) => workers.into(),
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
-    println!(
+    // Not locked before the workers have started: a fork takes the lock.
+    writeln!(
+        io::stdout(),
         "{} files under {}, {workers} workers by {}",
         found.files.len(),
         directory.display(),
         options.start_method
-    );
+    )?;
     let counted = coordinator::count(&found.files, workers, options.start_method)?;
-    report::print(&counted);
+    let mut out = io::stdout().lock();
+    report::print(&mut out, &counted)?;
     let mut code = if found.problems.is_empty() && counted.totals.unreadable == 0 {
         0
     } else {
         UNREADABLE
     };
-    if options.verify && !report::verify(&counted, &found.files) {
+    if options.verify && !report::verify(&mut out, &counted, &found.files)? {
         code = DIFFERENT;
     }
+    out.flush()?;
     Ok(ExitCode::from(code))
 }
 

@@ -1,5 +1,7 @@
 //! What the user sees.
 
+use std::fmt;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -8,8 +10,13 @@ use crate::count::{Table, Totals, count_file};
 
 const TOP: usize = 20;
 
+/// A line on stderr. If it cannot be written there is nobody left to tell.
+pub(crate) fn complain(what: impl fmt::Display) {
+    let _ = writeln!(io::stderr(), "wordcount: {what}");
+}
+
 /// Prints the top words, totals, shares and speed.
-pub(crate) fn print(counted: &Counted) {
+pub(crate) fn print(out: &mut impl Write, counted: &Counted) -> io::Result<()> {
     let Counted {
         table,
         totals,
@@ -20,9 +27,10 @@ pub(crate) fn print(counted: &Counted) {
     // By count, then alphabetically: the same list whatever the order of counting was.
     words.sort_unstable_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
     for (word, count) in words.iter().take(TOP) {
-        println!("{count:>12}  {word}");
+        writeln!(out, "{count:>12}  {word}")?;
     }
-    println!(
+    writeln!(
+        out,
         "{} words ({} different) in {} files, {} bytes; {} not UTF-8, {} unreadable",
         totals.words,
         table.len(),
@@ -30,28 +38,34 @@ pub(crate) fn print(counted: &Counted) {
         totals.bytes,
         totals.not_utf8,
         totals.unreadable
-    );
+    )?;
     for (i, share) in shares.iter().enumerate() {
-        println!(
+        writeln!(
+            out,
             "worker {}: {} files, {:.1} % of the bytes, {:.2} s of CPU",
             i + 1,
             share.files,
             percent(share.bytes, totals.bytes),
             share.busy.as_secs_f64()
-        );
+        )?;
     }
     let busy: Duration = shares.iter().map(|share| share.busy).sum();
-    println!(
+    writeln!(
+        out,
         "{:.2} s, {:.1} MB/s, about {:.2} times one process (CPU time of the workers / time; \
          --verify measures it)",
         elapsed.as_secs_f64(),
         rate(totals.bytes, *elapsed),
         ratio(busy, *elapsed)
-    );
+    )
 }
 
 /// Counts again in this process alone. `true` if everything agrees.
-pub(crate) fn verify(counted: &Counted, files: &[PathBuf]) -> bool {
+pub(crate) fn verify(
+    out: &mut impl Write,
+    counted: &Counted,
+    files: &[PathBuf],
+) -> io::Result<bool> {
     let start = Instant::now();
     let mut table = Table::new();
     let mut totals = Totals::default();
@@ -59,24 +73,29 @@ pub(crate) fn verify(counted: &Counted, files: &[PathBuf]) -> bool {
         totals.add(&count_file(file, &mut table));
     }
     let alone = start.elapsed();
-    println!(
+    writeln!(
+        out,
         "one process: {:.2} s, {:.1} MB/s; the workers were {:.2} times as fast",
         alone.as_secs_f64(),
         rate(totals.bytes, alone),
         ratio(alone, counted.elapsed)
-    );
+    )?;
     let agrees = totals == counted.totals && table == counted.table;
     if agrees {
-        println!("verified: all totals and all {} counts agree", table.len());
+        writeln!(
+            out,
+            "verified: all totals and all {} counts agree",
+            table.len()
+        )?;
     } else {
-        eprintln!(
-            "wordcount: one process counted {totals:?} and {} different words, the workers {:?} and {}",
+        complain(format_args!(
+            "one process counted {totals:?} and {} different words, the workers {:?} and {}",
             table.len(),
             counted.totals,
             counted.table.len()
-        );
+        ));
     }
-    agrees
+    Ok(agrees)
 }
 
 fn percent(part: u64, whole: u64) -> f64 {

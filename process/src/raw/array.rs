@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use multiprocess_core::{AttachError, CreateError, LayoutHash, copy};
 use multiprocess_shm::Segment;
-use multiprocess_shm::transfer::Fd;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use multiprocess_shm::transfer::{Fd, refuse_receiving};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Plain;
 
@@ -36,8 +36,8 @@ use super::Plain;
 ///
 /// # Crash safety
 ///
-/// Elements of up to 8 bytes are never torn. A writer killed half-way through a larger one, or
-/// through several, leaves old and new bytes mixed. Trust: *guarded*.
+/// Elements of 1, 2, 4 and 8 bytes are never torn, in slices neither. A writer killed half-way
+/// through another one, or through several, leaves old and new bytes mixed. Trust: *guarded*.
 ///
 /// # Fork
 ///
@@ -182,16 +182,8 @@ impl<T: Plain> RawArray<T> {
     /// [`OutOfBounds`]; nothing was copied.
     pub fn copy_to_slice(&self, start: usize, target: &mut [T]) -> Result<(), OutOfBounds> {
         self.check(start, target.len())?;
-        let bytes = size_of_val(target);
-        // SAFETY: in bounds; `target` is private memory of exactly that many bytes, and any
-        // bytes make a valid `T`.
-        unsafe {
-            copy::from_shared(
-                self.at(start).cast_const().cast(),
-                target.as_mut_ptr().cast(),
-                bytes,
-            );
-        }
+        // SAFETY: in bounds; otherwise as in `get`.
+        unsafe { copy::load_slice(self.at(start), target) };
         Ok(())
     }
 
@@ -202,14 +194,8 @@ impl<T: Plain> RawArray<T> {
     /// [`OutOfBounds`]; nothing was copied.
     pub fn copy_from_slice(&self, start: usize, source: &[T]) -> Result<(), OutOfBounds> {
         self.check(start, source.len())?;
-        // SAFETY: in bounds; `source` is private memory whose bytes are all initialised.
-        unsafe {
-            copy::to_shared(
-                source.as_ptr().cast(),
-                self.at(start).cast(),
-                size_of_val(source),
-            );
-        }
+        // SAFETY: in bounds; otherwise as in `get`.
+        unsafe { copy::store_slice(self.at(start), source) };
         Ok(())
     }
 
@@ -290,6 +276,6 @@ impl<T> Serialize for RawArray<T> {
 impl<'de, T: Plain> Deserialize<'de> for RawArray<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let fd = Fd::deserialize(deserializer)?.into_inner();
-        Self::attach(fd).map_err(de::Error::custom)
+        Self::attach(fd).map_err(refuse_receiving)
     }
 }

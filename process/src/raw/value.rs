@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use multiprocess_core::{AttachError, CreateError, LayoutHash, copy};
 use multiprocess_shm::Segment;
-use multiprocess_shm::transfer::Fd;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use multiprocess_shm::transfer::{Fd, refuse_receiving};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Plain;
 
@@ -36,7 +36,7 @@ use super::Plain;
 ///
 /// # Crash safety
 ///
-/// Values of up to 8 bytes are never torn. A writer killed half-way through a larger one
+/// Values of 1, 2, 4 and 8 bytes are never torn. A writer killed half-way through another one
 /// leaves old and new bytes mixed. Trust: *guarded*.
 ///
 /// # Fork
@@ -134,6 +134,6 @@ impl<T> Serialize for RawValue<T> {
 impl<'de, T: Plain> Deserialize<'de> for RawValue<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let fd = Fd::deserialize(deserializer)?.into_inner();
-        Self::attach(fd).map_err(de::Error::custom)
+        Self::attach(fd).map_err(refuse_receiving)
     }
 }

@@ -82,3 +82,19 @@ pub(crate) fn receive(
 pub(crate) fn is_socket(fd: impl AsFd) -> bool {
     rustix::net::sockopt::socket_domain(fd).is_ok_and(|domain| domain == AddressFamily::UNIX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_received_descriptor_is_close_on_exec() {
+        let (ours, theirs) = pair(SocketType::STREAM).unwrap();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        send(ours.as_fd(), &[0], &[null.as_fd()]).unwrap();
+        let mut fds = Vec::new();
+        receive(theirs.as_fd(), &mut [0], &mut fds, RecvFlags::empty()).unwrap();
+        let flags = rustix::io::fcntl_getfd(&fds[0]).unwrap();
+        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+    }
+}
