@@ -39,7 +39,7 @@ use multiprocess_core::thread::Caller;
 use multiprocess_core::{CachePadded, Deadline, LayoutHash, ShmSafe, Timeout, array_of, park};
 
 use crate::raw_mutex::{Look, Owner};
-use crate::{LockError, RawMutex, TryLockError};
+use crate::{LockError, RawMutex};
 
 mod guard;
 
@@ -165,12 +165,12 @@ impl<T, const SLOTS: usize> RwLock<T, SLOTS> {
     ///
     /// # Errors
     ///
-    /// [`TryLockError`], but never `OwnerDied`.
+    /// [`TryLockError`](crate::TryLockError), but never `OwnerDied`.
     #[cfg(all(feature = "std", not(loom)))]
     #[inline]
-    pub fn try_read(&self) -> Result<RwLockReadGuard<'_, T, SLOTS>, TryLockError<()>> {
+    pub fn try_read(&self) -> Result<RwLockReadGuard<'_, T, SLOTS>, crate::TryLockError<()>> {
         self.read_as(Caller::current(), Timeout::TRY)
-            .map_err(TryLockError::from_timed)
+            .map_err(crate::TryLockError::from_timed)
     }
 
     /// Locks for writing, waiting as long as it takes.
@@ -204,14 +204,15 @@ impl<T, const SLOTS: usize> RwLock<T, SLOTS> {
     ///
     /// # Errors
     ///
-    /// [`TryLockError`]; [`OwnerDied`](TryLockError::OwnerDied) carries the guard.
+    /// [`TryLockError`](crate::TryLockError); [`OwnerDied`](crate::TryLockError::OwnerDied) carries the guard.
     #[cfg(all(feature = "std", not(loom)))]
     #[inline]
     pub fn try_write(
         &self,
-    ) -> Result<RwLockWriteGuard<'_, T, SLOTS>, TryLockError<RwLockWriteGuard<'_, T, SLOTS>>> {
+    ) -> Result<RwLockWriteGuard<'_, T, SLOTS>, crate::TryLockError<RwLockWriteGuard<'_, T, SLOTS>>>
+    {
         self.write_as(Caller::current(), Timeout::TRY)
-            .map_err(TryLockError::from_timed)
+            .map_err(crate::TryLockError::from_timed)
     }
 
     /// Locks for reading in the name of `caller`: without `std`, or as one of several
