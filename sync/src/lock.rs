@@ -41,6 +41,8 @@ use multiprocess_core::{Deadline, LayoutHash, ParticipantId, Peers, ShmSafe, Tim
 
 use crate::{LockError, NotLocked, TryLockError};
 
+#[cfg(all(feature = "lock_api", not(loom)))]
+mod api;
 mod guard;
 mod source;
 
