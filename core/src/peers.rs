@@ -21,6 +21,10 @@ pub unsafe trait Peers: Sync {
     /// Whether `participant` has ended. An id whose slot has a newer epoch has.
     fn is_dead(&self, participant: ParticipantId) -> bool;
 
+    /// A number for the table that all of them are in; not 0, and another one for another table. A
+    /// lock is bound to the table of the first participant that takes it.
+    fn table(&self) -> u32;
+
     /// Whether all participants live in one PID namespace. If not, a thread id names several
     /// threads, and the kernel's robust lists must be left alone.
     fn share_pid_namespace(&self) -> bool;

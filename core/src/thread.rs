@@ -183,14 +183,22 @@ impl Thread {
 
     /// The node is about to be locked or unlocked: if we die, the kernel looks at it, too.
     /// Returns what was pending before, for [`settle`](Self::settle).
+    ///
+    /// # Safety
+    ///
+    /// The node is part of a robust lock, and stays mapped where it is until `settle`.
     #[inline]
-    pub fn pend(&self, node: &Node) -> Pending {
+    pub unsafe fn pend(&self, node: &Node) -> Pending {
         self.list.pend(node)
     }
 
     /// What [`pend`](Self::pend) announced is over.
+    ///
+    /// # Safety
+    ///
+    /// `before` came from the last `pend` of this thread that was not settled yet.
     #[inline]
-    pub fn settle(&self, before: Pending) {
+    pub unsafe fn settle(&self, before: Pending) {
         self.list.settle(before);
     }
 
@@ -238,6 +246,12 @@ pub use sys::Pending;
 /// Whether a thread of this process has this id. A system call.
 pub fn is_own_thread(id: u32) -> bool {
     sys::is_own_thread(id)
+}
+
+/// Whether there is a thread with this id in this PID namespace; `true` if the kernel will not
+/// say. A system call.
+pub fn thread_exists(id: u32) -> bool {
+    sys::thread_exists(id)
 }
 
 /// A number that is another one in every process that fork has made; odd.

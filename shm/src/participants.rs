@@ -7,17 +7,21 @@
 //! | 0x0c | slots | u32 | creator |
 //! | 0x10 | inode of the creator's PID namespace | u64 | creator |
 //! | 0x18 | flags: 1 = several PID namespaces | u32 | whoever joins; never taken back |
+//! | 0x1c | a number for this table, not 0 | u32 | creator |
 //! | 0x80 | slots, 32 bytes each | | their owner |
 //!
-//! A slot: `epoch u32 | pid u32 | start time u64 | PID namespace u64 | 0 u64`.
+//! A slot: `epoch u32 (bit 16: its owner has left) | pid u32 | start time u64 | PID namespace u64 | 0 u64`.
 //!
 //! # Protocol
 //!
 //! *join*: (1) open the table's file anew, for a file description that nobody shares; (2) lock
-//! the byte whose offset is the slot's number, the first that is free; (3) write pid, start time
-//! and namespace; (4) epoch + 1. *dead(slot, epoch)*: (5) the slot has another epoch: dead, its
-//! byte was free once; (6) the byte is free: dead; (7) it is locked, but the recorded process
-//! is gone or a zombie: dead, and a child that it forked still holds the description.
+//! the byte whose offset is the slot's number, the first that is free, those last whose process
+//! lives and has only left; (3) write pid, start time and namespace; (4) epoch + 1. *dead(slot,
+//! epoch)*: (5) the slot has another epoch: dead, its byte was free once; (6) the byte is free:
+//! dead (or it has executed another program), unless it has said that it leaves, and its process
+//! demonstrably lives; (7) it is locked, but
+//! the kernel says that the recorded process has ended: dead, and a child that it forked still
+//! holds the description.
 //!
 //! # Crash safety: killed right after step
 //!
@@ -33,7 +37,7 @@ use core::fmt;
 use multiprocess_core::atomic::{AtomicU32, AtomicU64, Ordering, spin_loop};
 use multiprocess_core::thread::generation;
 use multiprocess_core::{
-    AttachError, CreateError, Errno, LayoutHash, ParticipantId, Peers, Place, Region,
+    AttachError, CreateError, Deadline, Errno, LayoutHash, ParticipantId, Peers, Place, Region,
 };
 use rustix::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
@@ -45,6 +49,9 @@ const MAGIC: u64 = u64::from_le_bytes(*b"MPRCPART");
 const VERSION: u32 = 1;
 const MIXED_NAMESPACES: u32 = 1;
 
+/// In a slot's epoch: the participant has left, while its process went on.
+const LEFT: u32 = 1 << 16;
+
 /// Most participants a table can have: an id has 16 bits for the slot.
 pub const MAX_PARTICIPANTS: u32 = 1 << 16;
 
@@ -55,12 +62,13 @@ struct Header {
     slots: AtomicU32,
     pid_namespace: AtomicU64,
     flags: AtomicU32,
+    number: AtomicU32,
 }
 
 /// All by the owner, who has the byte lock; read by anybody.
 #[repr(C)]
 struct Slot {
-    /// Lives of this slot, in the low 16 bits; 0: never used.
+    /// Lives of this slot, in the low 16 bits; 0: never used. And [`LEFT`].
     epoch: AtomicU32,
     pid: AtomicU32,
     start_time: AtomicU64,
@@ -79,6 +87,7 @@ mod layout {
     const_assert_eq!(offset_of!(Header, slots), 0x0c);
     const_assert_eq!(offset_of!(Header, pid_namespace), 0x10);
     const_assert_eq!(offset_of!(Header, flags), 0x18);
+    const_assert_eq!(offset_of!(Header, number), 0x1c);
     const_assert_eq!(size_of::<Slot>(), 32);
     const_assert_eq!(offset_of!(Slot, pid), 0x04);
     const_assert_eq!(offset_of!(Slot, start_time), 0x08);
@@ -117,6 +126,10 @@ unsafe impl Place for Table {
         header
             .pid_namespace
             .store(sys::pid_namespace(), Ordering::Relaxed);
+        // Time tells the tables of one machine apart, and costs no entropy.
+        let now = Deadline::now().nanos().unwrap_or(0);
+        let number = (now ^ now >> 32) as u32 | 1;
+        header.number.store(number, Ordering::Relaxed);
         // Release pairs with the Acquire load in `attach`.
         header.magic.store(MAGIC, Ordering::Release);
         Ok(())
@@ -173,7 +186,7 @@ unsafe impl Place for Table {
 /// let id = other.me();
 /// assert!(!me.is_dead(id));
 /// drop(other);
-/// assert!(me.is_dead(id));
+/// assert!(!me.is_dead(id), "it has left, and its process lives");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
@@ -196,7 +209,8 @@ pub struct Participants {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ParticipantError {
-    /// All slots are those of living processes.
+    /// All slots are taken: by living participants, or by the dead whose forked children have not
+    /// let go of what they inherited.
     Full {
         /// Slots in the table.
         slots: u32,
@@ -273,7 +287,7 @@ impl Participants {
                 Entry {
                     id,
                     pid: slot.pid.load(Ordering::Relaxed),
-                    is_alive: !self.has_died(id, self.segment.as_fd()),
+                    is_alive: self.takes_part(id),
                 }
             })
         })
@@ -303,11 +317,17 @@ impl Participants {
     /// Steps 1 to 4.
     fn take_slot(&self) -> Result<(OwnedFd, ParticipantId), ParticipantError> {
         let file = ofd::reopen(self.segment.as_fd())?;
-        for number in 0..self.slots {
+        // Twice: the ids of processes that live, and have only left, are spared as long as possible.
+        let slots = (0..self.slots).map(|number| (number, true));
+        let again = (0..self.slots).map(|number| (number, false));
+        for (number, sparing) in slots.chain(again) {
+            let Some(slot) = self.slot(number) else { break };
+            if sparing && slot.has_left() && slot.process().is_alive() {
+                continue;
+            }
             if !ofd::try_lock(file.as_fd(), u64::from(number))? {
                 continue;
             }
-            let Some(slot) = self.slot(number) else { break };
             let me = Identity::own();
             slot.pid.store(me.pid, Ordering::Relaxed);
             slot.start_time.store(me.start_time, Ordering::Relaxed);
@@ -329,27 +349,39 @@ impl Participants {
         Err(ParticipantError::Full { slots: self.slots })
     }
 
-    /// Steps 5 to 7. `file` is a description that does not hold the byte itself.
-    fn has_died(&self, id: ParticipantId, file: BorrowedFd<'_>) -> bool {
+    /// Steps 5 to 7. The segment's own description never holds a byte.
+    fn has_died(&self, id: ParticipantId) -> bool {
         let Some(slot) = self.slot(u32::from(id.slot())) else {
             return false; // no such slot: nobody can attest anything
         };
         if slot.epoch.load(Ordering::Acquire) as u16 != id.epoch() {
             return true;
         }
-        match ofd::is_locked(file, u64::from(id.slot())) {
-            Ok(false) => true,
+        // A successor may have written its identity since, before its epoch: it is alive, and then
+        // this is late, not wrong.
+        match ofd::is_locked(self.segment.as_fd(), u64::from(id.slot())) {
+            Ok(false) => !(slot.has_left() && slot.process().is_alive()),
+            Ok(true) => slot.process().has_ended(),
             Err(_) => false,
-            Ok(true) => {
-                let process = Identity {
-                    pid: slot.pid.load(Ordering::Relaxed),
-                    start_time: slot.start_time.load(Ordering::Relaxed),
-                    pid_namespace: slot.pid_namespace.load(Ordering::Relaxed),
-                };
-                // A successor may have written its identity since, before its epoch: it is
-                // alive, and then this is late, not wrong.
-                process.is_dead()
-            }
+        }
+    }
+
+    fn takes_part(&self, id: ParticipantId) -> bool {
+        let locked = ofd::is_locked(self.segment.as_fd(), u64::from(id.slot()));
+        locked == Ok(true) && !self.has_died(id)
+    }
+}
+
+impl Slot {
+    fn has_left(&self) -> bool {
+        self.epoch.load(Ordering::Relaxed) & LEFT != 0
+    }
+
+    fn process(&self) -> Identity {
+        Identity {
+            pid: self.pid.load(Ordering::Relaxed),
+            start_time: self.start_time.load(Ordering::Relaxed),
+            pid_namespace: self.pid_namespace.load(Ordering::Relaxed),
         }
     }
 }
@@ -383,7 +415,8 @@ pub struct Entry {
 ///
 /// # Crash safety
 ///
-/// Dropped, or dead: its slot is free, and its id is dead to the others.
+/// Dead: its slot is free, and its id is dead to the others. Dropped: it has left; locks that its
+/// process has forgotten are still its own, until the process ends or the last free slot is needed.
 ///
 /// # Fork
 ///
@@ -403,6 +436,9 @@ pub struct Participant {
 
 const NO_FILE: u32 = u32::MAX;
 
+/// How long one thread of a forked child waits for another one to join anew, in pauses.
+const RENEWING_SPINS: u32 = 1 << 20;
+
 impl Participant {
     /// The table it is in.
     pub fn participants(&self) -> &Participants {
@@ -421,7 +457,10 @@ impl Participant {
     #[cold]
     fn rejoin(&self) {
         let now = generation();
-        loop {
+        for tries in 0.. {
+            if tries == RENEWING_SPINS {
+                return; // a signal handler in the middle of it: anonymous for now
+            }
             let seen = self.generation.load(Ordering::Acquire);
             if seen == now {
                 return;
@@ -456,19 +495,27 @@ fn close(file: u32) {
     }
 }
 
-// SAFETY: an epoch moves on only after the byte was free, the kernel frees the byte when the last
-// descriptor of a description that only this process's lineage has is closed, and the recorded
-// start time tells a process from its successors. `me` is the slot whose byte we hold.
+// SAFETY: an epoch moves on only after the byte was free; the kernel frees the byte when the last
+// descriptor of a description that only this process's lineage has is closed, and says itself
+// whether a process has ended. (A slot of a living process that has left is used again only when
+// no other is free: what it forgot to release is then given away.) `me` is the slot whose byte we
+// hold.
 unsafe impl Peers for Participant {
     fn me(&self) -> ParticipantId {
         self.renew();
+        // Acquire pairs with the Release store in `rejoin`.
+        if self.generation.load(Ordering::Acquire) != generation() {
+            return ParticipantId::ANONYMOUS;
+        }
         ParticipantId::from_bits(self.id.load(Ordering::Relaxed))
     }
 
     fn is_dead(&self, participant: ParticipantId) -> bool {
-        !participant.is_anonymous()
-            && participant != self.me()
-            && self.table.has_died(participant, self.table.segment.as_fd())
+        !participant.is_anonymous() && participant != self.me() && self.table.has_died(participant)
+    }
+
+    fn table(&self) -> u32 {
+        self.table.header().number.load(Ordering::Relaxed)
     }
 
     fn share_pid_namespace(&self) -> bool {
@@ -478,6 +525,15 @@ unsafe impl Peers for Participant {
 
 impl Drop for Participant {
     fn drop(&mut self) {
+        // Not in a child's copy: the slot is its parent's.
+        if self.generation.load(Ordering::Relaxed) == generation() {
+            let id = ParticipantId::from_bits(self.id.load(Ordering::Relaxed));
+            if let Some(slot) = self.table.slot(u32::from(id.slot()))
+                && !id.is_anonymous()
+            {
+                slot.epoch.fetch_or(LEFT, Ordering::Relaxed);
+            }
+        }
         close(self.file.load(Ordering::Relaxed));
     }
 }

@@ -141,7 +141,12 @@ fn a_forked_child_is_somebody_else_and_keeps_nobody_alive() {
         assert_eq!(read, 1);
         assert_eq!(apart, [1], "the child is a participant of its own");
         drop(me); // the child's copy of the description is closed since it renewed itself
-        assert!(witness.is_dead(parents));
+        assert!(
+            !witness.is_dead(parents),
+            "it has left, and its process lives"
+        );
+        let left = table.entries().find(|entry| entry.id == parents);
+        assert!(left.is_some_and(|entry| !entry.is_alive));
         let childs = table.entries().find(|entry| entry.pid == pid as u32);
         assert!(childs.is_some_and(|entry| entry.is_alive));
         // SAFETY: a child of ours that was not reaped.
@@ -154,4 +159,40 @@ fn a_forked_child_is_somebody_else_and_keeps_nobody_alive() {
     }
     let test = "a_forked_child_is_somebody_else_and_keeps_nobody_alive";
     assert!(Child::run(test, "parent", &[]).wait().success());
+}
+
+#[test]
+fn a_dead_process_is_dead_though_its_child_holds_the_description() {
+    let test = "a_dead_process_is_dead_though_its_child_holds_the_description";
+    if child::role().is_some() {
+        let table = Participants::attach(child::fd(0).try_clone_to_owned().unwrap()).unwrap();
+        let _me = table.join().unwrap();
+        #[allow(clippy::disallowed_methods)] // a child that never uses its copy
+        // SAFETY: the child makes one system call.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            // SAFETY: sleeps, and ends.
+            unsafe {
+                libc::sleep(20);
+                libc::_exit(0);
+            }
+        }
+        std::thread::sleep(std::time::Duration::from_secs(600));
+        return;
+    }
+    let _watchdog = Watchdog::seconds(60);
+    let table = Participants::new(8).unwrap();
+    let me = table.join().unwrap();
+    let mut parent = Child::run(test, "parent", &[table.as_fd()]);
+    let id = loop {
+        let entry = table.entries().find(|entry| entry.id != me.me());
+        // Its child is there, too, or will be in a moment.
+        match entry {
+            Some(entry) if entry.is_alive => break entry.id,
+            _ => std::thread::yield_now(),
+        }
+    };
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    parent.kill();
+    assert!(me.is_dead(id));
 }

@@ -48,6 +48,8 @@ pub enum LockError<G> {
     /// The thread holds as many robust locks as the kernel would find when it dies, and nobody
     /// else could tell of its death.
     TooManyHeld,
+    /// The lock is taken by the participants of another table: their ids mean others.
+    OtherParticipants,
     /// The word holds bits that no party of this protocol writes.
     Corrupt,
     /// The kernel refused to let us sleep on the word.
@@ -80,6 +82,7 @@ impl<G> LockError<G> {
             Self::Timeout => LockError::Timeout,
             Self::Deadlock => LockError::Deadlock,
             Self::TooManyHeld => LockError::TooManyHeld,
+            Self::OtherParticipants => LockError::OtherParticipants,
             Self::Corrupt => LockError::Corrupt,
             Self::System(errno) => LockError::System(errno),
         }
@@ -104,6 +107,7 @@ impl<G> fmt::Debug for LockError<G> {
             Self::Timeout => "Timeout",
             Self::Deadlock => "Deadlock",
             Self::TooManyHeld => "TooManyHeld",
+            Self::OtherParticipants => "OtherParticipants",
             Self::Corrupt => "Corrupt",
             Self::System(errno) => return f.debug_tuple("System").field(errno).finish(),
         })
@@ -121,6 +125,9 @@ impl<G> fmt::Display for LockError<G> {
             Self::Timeout => f.write_str("timed out waiting for the lock"),
             Self::Deadlock => f.write_str("this thread holds the lock already"),
             Self::TooManyHeld => f.write_str("this thread holds too many robust locks"),
+            Self::OtherParticipants => {
+                f.write_str("the lock belongs to the participants of another table")
+            }
             Self::Corrupt => f.write_str("the lock word is corrupt"),
             Self::System(errno) => write!(f, "waiting for the lock: {errno}"),
         }
@@ -142,6 +149,8 @@ pub enum TryLockError<G> {
     WriterDied,
     /// The thread holds as many robust locks as the kernel would find when it dies.
     TooManyHeld,
+    /// The lock is taken by the participants of another table.
+    OtherParticipants,
     /// The word holds bits that no party of this protocol writes.
     Corrupt,
 }
@@ -163,6 +172,7 @@ impl<G> TryLockError<G> {
             LockError::WriterDied => Self::WriterDied,
             LockError::TooManyHeld => Self::TooManyHeld,
             LockError::Corrupt => Self::Corrupt,
+            LockError::OtherParticipants => Self::OtherParticipants,
             LockError::Timeout | LockError::Deadlock | LockError::System(_) => Self::WouldBlock,
         }
     }
@@ -182,6 +192,7 @@ impl<G> fmt::Debug for TryLockError<G> {
             Self::NotRecoverable => "NotRecoverable",
             Self::WriterDied => "WriterDied",
             Self::TooManyHeld => "TooManyHeld",
+            Self::OtherParticipants => "OtherParticipants",
             Self::Corrupt => "Corrupt",
         })
     }
@@ -195,6 +206,7 @@ impl<G> fmt::Display for TryLockError<G> {
             Self::NotRecoverable => "the lock's owner died, and nobody repaired what it guards",
             Self::WriterDied => "a writer died, and the data is unrepaired",
             Self::TooManyHeld => "this thread holds too many robust locks",
+            Self::OtherParticipants => "the lock belongs to the participants of another table",
             Self::Corrupt => "the lock word is corrupt",
         })
     }

@@ -179,12 +179,9 @@ unsafe impl<T: ShmSafe> ShmSafe for Mutex<T> {
         .mix(T::LAYOUT.bits());
 
     unsafe fn placed(&self) {
-        // SAFETY: the caller's word holds for every part; the data is only borrowed for this
-        // call, before it is shared.
-        unsafe {
-            self.raw.placed();
-            self.data.with(|data| (*data).placed());
-        }
+        // SAFETY: the caller's word holds for every part. The data is not told: a guard hands out
+        // `&mut T`, by which it can be moved and overwritten, also a lock in it that is held.
+        unsafe { self.raw.placed() };
     }
 
     fn may_unmap(&self) -> bool {

@@ -77,7 +77,8 @@ impl Once {
     ///
     /// # Errors
     ///
-    /// [`LockError::Deadlock`] inside its own closure; [`LockError::System`],
+    /// [`LockError::Deadlock`] inside its own closure, and in a child that was forked there;
+    /// [`LockError::System`],
     /// [`LockError::Corrupt`]. Never `OwnerDied`: the turn simply passes on.
     #[cfg(all(feature = "std", not(loom)))]
     #[inline]
@@ -122,6 +123,9 @@ impl Once {
         let _turn = Turn(&self.raw, caller);
         if !self.is_done() {
             f();
+            if !self.raw.is_owned_by(caller) {
+                return Err(LockError::Deadlock); // a child that was forked inside the closure
+            }
             // Release pairs with the Acquire load in `is_done`.
             self.done.store(DONE, Release);
         }
@@ -261,6 +265,9 @@ impl<T: ShmSafe> OnceCell<T> {
     ) -> Result<&T, LockError<()>> {
         self.once.call_once_as(caller, timeout, || {
             let made = make();
+            if !self.once.raw.is_owned_by(&caller) {
+                return; // a child that was forked inside `make`
+            }
             self.value.with_mut(|value| {
                 // SAFETY: it is our turn and not done: nobody else reads or writes the value.
                 unsafe { value.write(MaybeUninit::new(made)) }

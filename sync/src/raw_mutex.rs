@@ -45,8 +45,8 @@ use multiprocess_core::atomic::{
     spin_loop,
 };
 use multiprocess_core::park::{self, Parked};
-use multiprocess_core::thread::{Caller, Node, is_own_thread};
-use multiprocess_core::{Deadline, LayoutHash, ParticipantId, ShmSafe, Timeout, spin};
+use multiprocess_core::thread::{Caller, Node, is_own_thread, thread_exists};
+use multiprocess_core::{Deadline, LayoutHash, ParticipantId, Peers, ShmSafe, Timeout, spin};
 
 use crate::{LockError, NotOwner, TryLockError};
 
@@ -159,7 +159,8 @@ pub struct RawMutex {
     deaths: AtomicU32,
     /// Whoever places it; never taken back.
     placed: AtomicU32,
-    reserved: AtomicU32,
+    /// The table whose participants take it; 0: none has. The first one, by CAS; never taken back.
+    table: AtomicU32,
     /// The owner.
     node: Node,
 }
@@ -176,6 +177,7 @@ mod layout {
     const_assert_eq!(offset_of!(RawMutex, state), 8);
     const_assert_eq!(offset_of!(RawMutex, deaths), 12);
     const_assert_eq!(offset_of!(RawMutex, placed), 16);
+    const_assert_eq!(offset_of!(RawMutex, table), 20);
     const_assert_eq!(offset_of!(RawMutex, node), 24);
     const_assert_eq!(size_of::<Node>(), 16);
 }
@@ -189,7 +191,7 @@ impl RawMutex {
                 state: AtomicU32::new(CONSISTENT),
                 deaths: AtomicU32::new(0),
                 placed: AtomicU32::new(0),
-                reserved: AtomicU32::new(0),
+                table: AtomicU32::new(0),
                 node: Node::new(),
             }
         }
@@ -234,12 +236,16 @@ impl RawMutex {
         deadline: impl FnOnce() -> Deadline,
     ) -> Result<(), LockError<()>> {
         let thread = caller.thread();
+        if let Some(peers) = caller.peers() {
+            self.bind(peers)?;
+        }
         // What lies where it may move, or where ids are ambiguous, is in no list.
         let listed = self.placed.load(Relaxed) & PLACED != 0 && caller.trusts_thread_ids();
         if thread.is_full() && listed && caller.peers().is_none() {
             return Err(LockError::TooManyHeld);
         }
-        let before = listed.then(|| thread.pend(&self.node));
+        // SAFETY: placed, so it stays where it is; settled below.
+        let before = listed.then(|| unsafe { thread.pend(&self.node) });
         // SeqCst: Acquire pairs with the Release half in `give_up`; and see `RwLock`.
         let taken = match self.word.compare_exchange(FREE, mine, SeqCst, Relaxed) {
             Ok(_) => Ok(()),
@@ -255,7 +261,8 @@ impl RawMutex {
             }
         }
         if let Some(before) = before {
-            thread.settle(before);
+            // SAFETY: of the `pend` above; what a handler has pended since, it has settled.
+            unsafe { thread.settle(before) };
         }
         if taken.is_ok() && self.state.load(Relaxed) != CONSISTENT {
             return self.acquired_unrepaired(caller);
@@ -272,6 +279,16 @@ impl RawMutex {
     pub fn try_acquire(&self, caller: &Caller<'_>) -> Result<(), TryLockError<()>> {
         self.acquire(caller, Timeout::TRY)
             .map_err(TryLockError::from_timed)
+    }
+
+    /// The first participant binds the mutex to its table: ids of another one mean others.
+    fn bind(&self, peers: &dyn Peers) -> Result<(), LockError<()>> {
+        let table = peers.table();
+        match self.table.compare_exchange(0, table, Relaxed, Relaxed) {
+            Ok(_) => Ok(()),
+            Err(bound) if bound == table => Ok(()),
+            Err(_) => Err(LockError::OtherParticipants),
+        }
     }
 
     #[cold]
@@ -345,6 +362,11 @@ impl RawMutex {
         let seen = self.word.load(Relaxed);
         let owner = owner(seen);
         if !is_held(seen) || owner.is_anonymous() || !peers.is_dead(owner) {
+            return false;
+        }
+        // A process may have left the participants, and one of its threads hold this all the same.
+        // Another thread with the dead one's id puts it off.
+        if caller.trusts_thread_ids() && thread_exists((seen & TID) as u32) {
             return false;
         }
         // The word that was judged is the word that is replaced: thread, slot and epoch.
@@ -437,11 +459,13 @@ impl RawMutex {
     fn release_owned(&self, caller: &Caller<'_>, mine: u64) {
         let thread = caller.thread();
         if self.node.is_linked() {
-            let before = thread.pend(&self.node);
+            // SAFETY: linked, so it was placed, and stays where it is; settled below.
+            let before = unsafe { thread.pend(&self.node) };
             // SAFETY: we own it, so this thread linked it, in this process.
             unsafe { thread.unlink(&self.node) };
             self.give_up(mine);
-            thread.settle(before);
+            // SAFETY: of the `pend` above; what a handler has pended since, it has settled.
+            unsafe { thread.settle(before) };
         } else {
             self.give_up(mine);
         }
@@ -537,7 +561,7 @@ impl fmt::Debug for RawMutex {
 // corrupt. The links in the node are addresses, but of the holder's own process, and only the
 // holder follows them.
 unsafe impl ShmSafe for RawMutex {
-    const LAYOUT: LayoutHash = LayoutHash::of("RawMutex").mix(40).mix(1);
+    const LAYOUT: LayoutHash = LayoutHash::of("RawMutex").mix(40).mix(2);
 
     unsafe fn placed(&self) {
         // Relaxed: a promise about this process's mapping, not about other memory.

@@ -41,6 +41,10 @@ unsafe impl Peers for Fake {
     fn is_dead(&self, participant: ParticipantId) -> bool {
         self.dead == Some(participant.slot())
     }
+    fn table(&self) -> u32 {
+        1
+    }
+
     fn share_pid_namespace(&self) -> bool {
         true
     }

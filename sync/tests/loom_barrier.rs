@@ -173,6 +173,10 @@ unsafe impl Peers for Fake {
     fn is_dead(&self, participant: ParticipantId) -> bool {
         participant.slot() == 7
     }
+    fn table(&self) -> u32 {
+        1
+    }
+
     fn share_pid_namespace(&self) -> bool {
         true
     }
@@ -189,6 +193,10 @@ unsafe impl Peers for Seven {
     fn is_dead(&self, _: ParticipantId) -> bool {
         false
     }
+    fn table(&self) -> u32 {
+        1
+    }
+
     fn share_pid_namespace(&self) -> bool {
         true
     }

@@ -4,9 +4,9 @@
 use std::mem::forget;
 use std::time::Duration;
 
-use multiprocess_core::Timeout;
 use multiprocess_core::thread::{Caller, MAX_HELD};
-use multiprocess_shm::Shared;
+use multiprocess_core::{Peers, Timeout};
+use multiprocess_shm::{Participants, Shared};
 use multiprocess_sync::{LockError, Mutex, NotOwner, RLock, RawMutex, TryLockError};
 
 #[test]
@@ -258,4 +258,64 @@ fn a_guard_is_released_by_unwinding_and_poisons_nothing() {
     }));
     assert!(unwound.is_err());
     drop(mutex.try_lock().unwrap());
+}
+
+#[test]
+fn a_lock_inside_a_mutex_may_be_moved_out_and_overwritten_while_it_is_held() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
+    let bystander = Shared::new(Mutex::new(0u64)).unwrap();
+    let outer = Shared::new(Mutex::new(Mutex::new(0u64))).unwrap();
+    for _ in 0..3 {
+        let mut private = Box::new(Mutex::new(0u64));
+        std::mem::swap(&mut *outer.lock().unwrap(), &mut *private);
+        forget(private.lock().unwrap());
+        drop(private);
+        *bystander.lock().unwrap() += 1;
+        forget(outer.lock().unwrap().lock().unwrap());
+        *outer.lock().unwrap() = Mutex::new(0);
+        *bystander.lock().unwrap() += 1;
+    }
+    assert_eq!(Caller::current().thread().held(), 0);
+    assert_eq!(*bystander.lock().unwrap(), 6);
+}
+
+#[test]
+fn participants_of_another_table_are_refused() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
+    let mutex = Shared::new(Mutex::new(0u64)).unwrap();
+    let (one, other) = (Participants::new(4).unwrap(), Participants::new(4).unwrap());
+    let (mine, theirs) = (one.join().unwrap(), other.join().unwrap());
+    // Both are slot 0 in its first life.
+    assert_eq!(mine.me(), theirs.me());
+    let guard = mutex.lock_as(Caller::current().among(&mine), None).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let refused = mutex.lock_as(Caller::current().among(&theirs), None);
+            assert_eq!(refused.err(), Some(LockError::OtherParticipants));
+        });
+    });
+    drop(guard);
+}
+
+#[test]
+fn a_participant_that_left_with_a_lock_is_not_dead() {
+    let _watchdog = multiprocess_testkit::watchdog::Watchdog::seconds(60);
+    let mutex = Shared::new(Mutex::new(0u64)).unwrap();
+    let table = Participants::new(4).unwrap();
+    let (leaves, stays) = (table.join().unwrap(), table.join().unwrap());
+    forget(
+        mutex
+            .lock_as(Caller::current().among(&leaves), None)
+            .unwrap(),
+    );
+    drop(leaves);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let refused = mutex.lock_as(
+                Caller::current().among(&stays),
+                Duration::from_millis(80), // more than the first inner bound
+            );
+            assert_eq!(refused.err(), Some(LockError::Timeout));
+        });
+    });
 }

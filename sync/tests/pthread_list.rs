@@ -125,7 +125,7 @@ fn threads_that_die_with_a_mixture_hand_on_just_those() {
         let held = std::thread::spawn(move || {
             // SAFETY: the stage is never unmapped, and its mutexes may be shared.
             let stage = unsafe { &*std::ptr::with_exposed_provenance::<Stage>(address) };
-            let (mut seed, mut held) = (round * 0x9e37_79b9_7f4a_7c15, [false; ALL]);
+            let (mut seed, mut held) = (round.wrapping_mul(0x9e37_79b9_7f4a_7c15), [false; ALL]);
             for _ in 0..round % 60 {
                 step(stage, &mut seed, &mut held);
             }

@@ -46,6 +46,10 @@ unsafe impl Peers for InRun<'_> {
     fn is_dead(&self, participant: ParticipantId) -> bool {
         participant == id(Role::Victim) && self.control.victim_is_dead()
     }
+    fn table(&self) -> u32 {
+        1
+    }
+
     fn share_pid_namespace(&self) -> bool {
         true
     }

@@ -62,6 +62,10 @@ unsafe impl Peers for Attested<'_> {
         let died = self.stage.died.get(usize::from(participant.slot()));
         died.is_some_and(|epoch| epoch.load(Relaxed) >= participant.epoch().into())
     }
+    fn table(&self) -> u32 {
+        1
+    }
+
     fn share_pid_namespace(&self) -> bool {
         true
     }

@@ -142,6 +142,14 @@ pub(crate) fn is_own_thread(id: u32) -> bool {
     raw::probe_thread(process as isize, id as isize) == 0
 }
 
+/// Whether thread `id` lives: `kill` finds threads by their own ids, too.
+pub(crate) fn thread_exists(id: u32) -> bool {
+    let Some(pid) = rustix::process::Pid::from_raw(id as i32) else {
+        return true;
+    };
+    rustix::process::test_kill_process(pid) != Err(crate::Errno::SRCH)
+}
+
 /// One thread's list of robust locks, if the kernel has one that ours can join.
 pub(crate) struct List {
     /// Libc's head, or `own`, or null.

@@ -217,6 +217,10 @@ pub(crate) mod threads {
         false
     }
 
+    pub(crate) fn thread_exists(_: u32) -> bool {
+        false
+    }
+
     pub(crate) struct List;
 
     #[derive(Debug)]

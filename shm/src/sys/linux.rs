@@ -3,10 +3,11 @@
 use core::ffi::CStr;
 use core::fmt::Write as _;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::fs::{self, MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Resource, getpid, getrlimit};
+use rustix::process::{Pid, PidfdFlags, Resource, getpid, getrlimit, pidfd_open};
 
 /// A process, told apart from every other one of its PID namespace, also after its id is
 /// used again.
@@ -28,6 +29,37 @@ impl Identity {
             start_time: start_time(c"/proc/self/stat").unwrap_or(0),
             pid_namespace: pid_namespace(),
         }
+    }
+
+    /// Whether the kernel attests that all threads of this process have ended, by a pidfd. `false`
+    /// if it cannot tell: another PID namespace, or a later process with the same id.
+    pub(crate) fn has_ended(self) -> bool {
+        if self.pid_namespace == 0 || self.pid_namespace != pid_namespace() {
+            return false;
+        }
+        let Some(pid) = Pid::from_raw(self.pid as i32) else {
+            return false;
+        };
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Err(errno) => errno == Errno::SRCH,
+            Ok(process) => {
+                let mut polled = [PollFd::new(&process, PollFlags::IN)];
+                let now = Timespec {
+                    tv_sec: 0,
+                    tv_nsec: 0,
+                };
+                poll(&mut polled, Some(&now)) == Ok(1)
+            }
+        }
+    }
+
+    /// Whether this process demonstrably lives: same namespace, same id, same start time.
+    pub(crate) fn is_alive(self) -> bool {
+        self.start_time != 0
+            && self.pid_namespace != 0
+            && self.pid_namespace == pid_namespace()
+            && !self.has_ended()
+            && proc_path(format_args!("{}/stat", self.pid), start_time) == Ok(self.start_time)
     }
 
     /// Whether the kernel attests that this process has ended. `false` if it cannot tell:

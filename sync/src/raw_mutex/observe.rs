@@ -6,11 +6,11 @@ use multiprocess_core::atomic::{
     spin_loop,
 };
 use multiprocess_core::park::{self, Parked};
-use multiprocess_core::thread::Caller;
+use multiprocess_core::thread::{Caller, thread_exists};
 use multiprocess_core::{Deadline, Peers, spin};
 
 use super::{
-    CONSISTENT, INCONSISTENT, LOW_HALF, RawMutex, WAITERS, has_waiters, is_held, name, owner,
+    CONSISTENT, INCONSISTENT, LOW_HALF, RawMutex, TID, WAITERS, has_waiters, is_held, name, owner,
     owner_died,
 };
 use crate::LockError;
@@ -43,7 +43,11 @@ impl RawMutex {
     /// Whether its owner is dead by the word of the participants.
     pub(crate) fn owner_is_dead(&self, peers: &dyn Peers) -> bool {
         let seen = self.word.load(Relaxed);
-        is_held(seen) && !owner(seen).is_anonymous() && peers.is_dead(owner(seen))
+        is_held(seen)
+            && !owner(seen).is_anonymous()
+            && peers.is_dead(owner(seen))
+            // As in `inherit`.
+            && !(peers.share_pid_namespace() && thread_exists((seen & TID) as u32))
     }
 
     /// Waits until it is not held, without taking it; an owner that died holds it no more.
@@ -100,8 +104,8 @@ impl RawMutex {
     #[cfg(loom)]
     pub fn kernel_ends(&self, id: u32) {
         let mut seen = self.word.load(Relaxed);
-        while seen & super::TID == u64::from(id) {
-            let marked = seen & !super::TID | super::DIED;
+        while seen & TID == u64::from(id) {
+            let marked = seen & !TID | super::DIED;
             // The kernel's exchange is a full barrier.
             match self.word.compare_exchange(
                 seen,
