@@ -31,10 +31,10 @@
 
 use core::fmt;
 
-use multiprocess_core::atomic::{AtomicU32, Ordering::Relaxed};
+use multiprocess_core::atomic::{AtomicU32, Ordering::Relaxed, spin_loop};
 use multiprocess_core::park::{self, Parked, Patience};
 use multiprocess_core::thread::Caller;
-use multiprocess_core::{Deadline, Errno, LayoutHash, ShmSafe, Timeout};
+use multiprocess_core::{Deadline, Errno, LayoutHash, ShmSafe, Timeout, spin};
 
 use crate::lock::SuspendedLock;
 use crate::{LockError, LockGuard, Mutex, MutexGuard, RLock, RLockGuard};
@@ -262,6 +262,18 @@ impl Condition {
 
     /// Step 3; whether the sequence has moved.
     fn park(&self, seen: u32, deadline: Deadline) -> Result<bool, Errno> {
+        // A hand-off between two that both run takes less than falling asleep.
+        let spins = match deadline.has_passed() {
+            true => 0,
+            false => spin::handoff_budget(2),
+        };
+        for _ in 0..spins {
+            let now = self.word.load(Relaxed);
+            if now != seen {
+                return Ok(!same_sequence(now, seen));
+            }
+            spin_loop();
+        }
         let mut patience = Patience::new();
         loop {
             let parked = patience.park(&self.word, seen, deadline)?;

@@ -168,7 +168,7 @@ impl Event {
     #[cold]
     fn wait_until(&self, deadline: Deadline) -> Result<(), WaitError> {
         let mut patience = park::Patience::new();
-        let mut spins = spin::lock_budget();
+        let mut spins = spin::handoff_budget(2);
         // Acquire pairs with the Release CAS in `set`, here and below.
         let first = self.word.load(Acquire);
         let mut seen = first;
