@@ -96,6 +96,9 @@ const NOT_RECOVERABLE: u32 = 2;
 
 const PLACED: u32 = 1;
 
+/// Most pauses between two looks at a word that somebody holds.
+const MAX_PAUSES: u32 = 32;
+
 /// A robust lock: owned by a thread, and given to the next one when that thread dies.
 ///
 /// The building block of [`Mutex`](crate::Mutex) and [`RLock`](crate::RLock), and for embedders
@@ -300,6 +303,7 @@ impl RawMutex {
     ) -> Result<(), LockError<()>> {
         let mut patience = park::Patience::new();
         let mut spins = spin::lock_budget();
+        let mut pauses = 1;
         let mut slept = 0; // WAITERS once we have slept: others may sleep behind us
         loop {
             let seen = self.word.load(Relaxed);
@@ -322,8 +326,12 @@ impl RawMutex {
                 return Err(LockError::Deadlock);
             }
             if spins > 0 && !has_waiters(seen) && deadline != Deadline::after(Timeout::TRY) {
-                spins -= 1;
-                spin_loop();
+                // Ever longer: each look takes the line, with the data beside it, from the owner.
+                for _ in 0..pauses {
+                    spin_loop();
+                }
+                spins = spins.saturating_sub(pauses);
+                pauses = (2 * pauses).min(MAX_PAUSES);
                 continue;
             }
             if deadline.has_passed() {
