@@ -96,7 +96,11 @@ const NOT_RECOVERABLE: u32 = 2;
 
 const PLACED: u32 = 1;
 
-/// Most pauses between two looks at a word that somebody holds.
+/// Pauses before the second look at a word that somebody holds. Each look takes the line, with the
+/// data beside it, from the owner: looking at every pause halves what two contenders get done.
+const FIRST_PAUSES: u32 = 16;
+
+/// Most pauses between two looks.
 const MAX_PAUSES: u32 = 32;
 
 /// A robust lock: owned by a thread, and given to the next one when that thread dies.
@@ -303,7 +307,7 @@ impl RawMutex {
     ) -> Result<(), LockError<()>> {
         let mut patience = park::Patience::new();
         let mut spins = spin::lock_budget();
-        let mut pauses = 1;
+        let mut pauses = FIRST_PAUSES;
         let mut slept = 0; // WAITERS once we have slept: others may sleep behind us
         loop {
             let seen = self.word.load(Relaxed);
@@ -326,7 +330,6 @@ impl RawMutex {
                 return Err(LockError::Deadlock);
             }
             if spins > 0 && !has_waiters(seen) && deadline != Deadline::after(Timeout::TRY) {
-                // Ever longer: each look takes the line, with the data beside it, from the owner.
                 for _ in 0..pauses {
                     spin_loop();
                 }

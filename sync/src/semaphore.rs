@@ -202,7 +202,8 @@ impl Semaphore {
     #[inline]
     pub fn acquire_timeout(&self, timeout: impl Into<Timeout>) -> Result<(), WaitError> {
         let seen = self.word.load(Relaxed);
-        if has_permit(seen) && !is_corrupt(seen) && self.take(seen).is_ok() {
+        // Between 1 and MAX: a permit, nobody sleeps, and no bound of its own to look at.
+        if seen.wrapping_sub(1) < u64::from(Self::MAX) && self.take(seen).is_ok() {
             return Ok(());
         }
         self.acquire_contended(Deadline::after(timeout))
@@ -312,6 +313,11 @@ impl Semaphore {
     /// [`ReleaseError`], with nothing changed: there is no room for it.
     #[inline]
     pub fn release(&self) -> Result<(), ReleaseError> {
+        let seen = self.word.load(Relaxed);
+        // Room for one more, nobody sleeps, and no bound of its own to look at.
+        if seen < u64::from(Self::MAX) && self.give(seen, 1).is_ok() {
+            return Ok(());
+        }
         self.release_many(1)
     }
 
@@ -330,11 +336,8 @@ impl Semaphore {
             if count > room(seen) {
                 return Err(ReleaseError::TooMany);
             }
-            // Release pairs with the Acquire CAS in `take`. The load half decides only whether to
-            // wake.
-            let more = seen + u64::from(count);
-            match self.word.compare_exchange(seen, more, Release, Relaxed) {
-                Ok(_) => break,
+            match self.give(seen, count) {
+                Ok(()) => break,
                 Err(now) => seen = now,
             }
         }
@@ -342,6 +345,15 @@ impl Semaphore {
             self.wake(count);
         }
         Ok(())
+    }
+
+    /// Step 5, from a word with room.
+    #[inline]
+    fn give(&self, seen: u64, count: u32) -> Result<(), u64> {
+        // Release pairs with the Acquire CAS in `take`. The load half decides only whether to wake.
+        self.word
+            .compare_exchange(seen, seen + u64::from(count), Release, Relaxed)
+            .map(drop)
     }
 
     #[cold]
