@@ -91,6 +91,90 @@ pub unsafe fn store_slice<T: NoUninit>(target: *mut T, source: &[T]) {
     unsafe { to_shared(source.as_ptr().cast(), target.cast(), len, unit::<T>()) };
 }
 
+/// A value that several may copy in and out at the same moment, by relaxed atomics: a copy may mix
+/// two writes, and whoever makes it finds out by other means (a sequence number).
+///
+/// All zero bytes are a valid cell if they are a valid `T`.
+#[repr(transparent)]
+pub struct RacyCell<T>(
+    #[cfg(not(loom))] core::cell::UnsafeCell<T>,
+    #[cfg(loom)] model::Words<T>,
+);
+
+#[cfg(not(loom))]
+impl<T: AnyBitPattern + NoUninit> RacyCell<T> {
+    /// Holds `value`.
+    pub const fn new(value: T) -> Self {
+        Self(core::cell::UnsafeCell::new(value))
+    }
+
+    /// Copies the value out. As [`load`].
+    #[inline]
+    pub fn load(&self) -> T {
+        // SAFETY: valid as long as it is borrowed; nobody accesses it but through these two
+        // functions, in one unit, or in another process by the same code.
+        unsafe { load(self.0.get()) }
+    }
+
+    /// Copies a value in. As [`store`].
+    #[inline]
+    pub fn store(&self, value: T) {
+        // SAFETY: as in `load`.
+        unsafe { store(self.0.get(), value) };
+    }
+}
+
+/// In a model a value is up to two words, each an atomic of loom's.
+#[cfg(loom)]
+mod model {
+    use super::{AnyBitPattern, NoUninit, RacyCell};
+    use crate::atomic::{AtomicU64, Ordering::Relaxed};
+    use core::marker::PhantomData;
+
+    pub(super) struct Words<T>([AtomicU64; 2], PhantomData<T>);
+
+    impl<T: AnyBitPattern + NoUninit> RacyCell<T> {
+        /// Holds `value`.
+        pub fn new(value: T) -> Self {
+            let cell = Self(Words([AtomicU64::new(0), AtomicU64::new(0)], PhantomData));
+            cell.store(value);
+            cell
+        }
+
+        /// Copies the value out.
+        pub fn load(&self) -> T {
+            let words = [self.0.0[0].load(Relaxed), self.0.0[1].load(Relaxed)];
+            {
+                let bytes: &[u8] = bytemuck::cast_slice(&words);
+                bytemuck::pod_read_unaligned(&bytes[..size_of::<T>()])
+            }
+        }
+
+        /// Copies a value in.
+        pub fn store(&self, value: T) {
+            let mut words = [0u64; 2];
+            let bytes = bytemuck::bytes_of(&value);
+            bytemuck::cast_slice_mut::<u64, u8>(&mut words)[..bytes.len()].copy_from_slice(bytes);
+            self.0.0[0].store(words[0], Relaxed);
+            self.0.0[1].store(words[1], Relaxed);
+        }
+    }
+}
+
+impl<T> core::fmt::Debug for RacyCell<T> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("RacyCell")
+    }
+}
+
+// SAFETY: all access is by atomics.
+unsafe impl<T: Send> Sync for RacyCell<T> {}
+
+// SAFETY: transparent around a T, which accepts any bytes.
+unsafe impl<T: crate::ShmSafe + AnyBitPattern + NoUninit> crate::ShmSafe for RacyCell<T> {
+    const LAYOUT: crate::LayoutHash = crate::LayoutHash::of("RacyCell").mix(T::LAYOUT.bits());
+}
+
 /// Bytes of one access to a `T`.
 const fn unit<T>() -> usize {
     match size_of::<T>().trailing_zeros() {

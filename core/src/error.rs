@@ -36,6 +36,13 @@ pub enum CreateError {
         /// Alignment needed, bytes.
         need: u64,
     },
+    /// The kernel has no `memfd_create`, or a sandbox forbids it: there is no nameless shared memory
+    /// here. Named segments may still do.
+    NoMemfd,
+    /// The pool of huge pages has not enough of them (`/proc/sys/vm/nr_hugepages`).
+    NoHugePages,
+    /// More bytes than this process may lock into memory (`RLIMIT_MEMLOCK`).
+    LockLimit,
     /// The kernel refused.
     System(Errno),
 }
@@ -54,6 +61,9 @@ impl fmt::Display for CreateError {
                 write!(f, "region has {have} bytes, {need} are needed")
             }
             Self::Misaligned { need } => write!(f, "region is not aligned to {need} bytes"),
+            Self::NoMemfd => f.write_str("no anonymous shared memory: memfd_create is forbidden"),
+            Self::NoHugePages => f.write_str("not enough huge pages in the pool"),
+            Self::LockLimit => f.write_str("more memory than this process may lock"),
             Self::System(errno) => write!(f, "shared memory: {errno}"),
         }
     }
@@ -135,6 +145,16 @@ pub enum AttachError {
     Unsealed,
     /// This end of the channel already has its one owner.
     RoleTaken,
+    /// Only its creator may write it; it can be attached to for reading.
+    ReadOnly,
+    /// More bytes than this process has addresses for: made by a 64-bit process, say.
+    TooLarge {
+        /// Bytes of the file.
+        size: u64,
+    },
+    /// Left over from before the machine was booted: whoever used it is gone, and its locks mean
+    /// nothing.
+    OtherBoot,
     /// The kernel refused.
     System(Errno),
 }
@@ -167,6 +187,9 @@ impl fmt::Display for AttachError {
             Self::Misaligned { need } => write!(f, "not aligned to {need} bytes"),
             Self::Unsealed => f.write_str("not sealed against shrinking"),
             Self::RoleTaken => f.write_str("this end of the channel is taken"),
+            Self::ReadOnly => f.write_str("only its creator may write it"),
+            Self::TooLarge { size } => write!(f, "{size} bytes do not fit this address space"),
+            Self::OtherBoot => f.write_str("left over from before this boot"),
             Self::System(errno) => write!(f, "shared memory: {errno}"),
         }
     }

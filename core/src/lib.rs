@@ -45,7 +45,7 @@ pub use layout::{LayoutHash, ShmSafe};
 pub use multiprocess_derive::ShmSafe;
 pub use participant::ParticipantId;
 pub use peers::Peers;
-pub use place::{Memory, Place, Region};
+pub use place::{Memory, Place, Region, View};
 
 /// The trait without the derive macro of the same name, and the macro for the facade.
 #[doc(hidden)]

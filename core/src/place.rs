@@ -86,6 +86,84 @@ unsafe impl Send for Region<'_> {}
 // SAFETY: as above; no method of `&Region` touches the bytes.
 unsafe impl Sync for Region<'_> {}
 
+/// Bytes at a fixed address that stay readable for `'a`, and that peers may write at any time.
+///
+/// A [`Region`] of which only reading is allowed: what is attached to it makes loads and nothing
+/// else. On 64-bit targets loads of up to 8 bytes are good on memory that is mapped read-only
+/// ([`core::sync::atomic`](core::sync::atomic#atomic-accesses-to-read-only-memory)).
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    base: NonNull<u8>,
+    len: usize,
+    lifetime: PhantomData<&'a ()>,
+}
+
+impl<'a> View<'a> {
+    /// The `len` bytes at `base`.
+    ///
+    /// # Safety
+    ///
+    /// For the whole of `'a` the bytes must be mapped and readable, and this process must not
+    /// access them non-atomically.
+    pub const unsafe fn new(base: NonNull<u8>, len: usize) -> Self {
+        Self {
+            base,
+            len,
+            lifetime: PhantomData,
+        }
+    }
+
+    /// The first byte.
+    pub const fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    /// Bytes in the view.
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it holds no byte.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether an object of `layout` can lie here.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError::Truncated`], [`AttachError::Misaligned`].
+    pub fn check(&self, layout: Layout) -> Result<(), AttachError> {
+        if self.len < layout.size() {
+            return Err(AttachError::Truncated {
+                need: layout.size() as u64,
+                have: self.len as u64,
+            });
+        }
+        if !self.base.addr().get().is_multiple_of(layout.align()) {
+            return Err(AttachError::Misaligned {
+                need: layout.align() as u64,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl<'a> From<Region<'a>> for View<'a> {
+    fn from(region: Region<'a>) -> Self {
+        Self {
+            base: region.base,
+            len: region.len,
+            lifetime: PhantomData,
+        }
+    }
+}
+
+// SAFETY: a view is an address; what is done through it is argued where it is done.
+unsafe impl Send for View<'_> {}
+// SAFETY: as above; no method of `&View` touches the bytes.
+unsafe impl Sync for View<'_> {}
+
 /// Keeps bytes mapped at one address for as long as it lives.
 ///
 /// A handle (a ring's producer, say) owns its `Memory`: a mapped segment, or a [`Region`]

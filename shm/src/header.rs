@@ -11,7 +11,8 @@
 //! | 0x28 | creator's pid in that namespace | u32 | creator, before `state` |
 //! | 0x2c | flags, 0 | u32 | creator, before READY |
 //! | 0x30 | creator's start time, clock ticks since boot | u64 | creator, before `state` |
-//! | 0x38 | reserved, 0 | 72 B | |
+//! | 0x38 | the boot of the machine it was made in; 0: not told | u64 | creator, before `state` |
+//! | 0x40 | reserved, 0 | 64 B | |
 //!
 //! Nothing changes after READY. Killed before CREATING: the magic or the state is zero, which
 //! attach refuses as garbage. Killed between CREATING and READY: attach asks the kernel
@@ -21,7 +22,7 @@ use multiprocess_core::atomic::{
     AtomicU32, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
-use multiprocess_core::{AttachError, LayoutHash, Region};
+use multiprocess_core::{AttachError, LayoutHash, View};
 
 use crate::sys::{self, Identity};
 
@@ -51,7 +52,8 @@ pub(crate) struct Header {
     creator_pid: AtomicU32,
     flags: AtomicU32,
     creator_start: AtomicU64,
-    reserved: [AtomicU64; 9],
+    boot: AtomicU64,
+    reserved: [AtomicU64; 8],
 }
 
 #[cfg(not(loom))]
@@ -69,12 +71,50 @@ mod layout {
     const_assert_eq!(offset_of!(Header, creator_pid), 0x28);
     const_assert_eq!(offset_of!(Header, flags), 0x2c);
     const_assert_eq!(offset_of!(Header, creator_start), 0x30);
-    const_assert_eq!(offset_of!(Header, reserved), 0x38);
+    const_assert_eq!(offset_of!(Header, boot), 0x38);
+    const_assert_eq!(offset_of!(Header, reserved), 0x40);
+}
+
+/// A copy of a file's first bytes, to be judged as a header.
+#[cfg(feature = "std")]
+#[repr(C, align(128))]
+pub(crate) struct Bytes([u8; HEADER_SIZE]);
+
+#[cfg(feature = "std")]
+impl Bytes {
+    pub(crate) fn zeroed() -> Self {
+        Self([0; HEADER_SIZE])
+    }
+
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+
+    /// The header in the first `len` bytes.
+    pub(crate) fn header(&self, len: usize) -> Result<&Header, AttachError> {
+        let base = core::ptr::NonNull::from(&self.0).cast();
+        // SAFETY: borrowed as long as the header is; nobody writes it meanwhile, and of the header
+        // only loads are made.
+        Header::of(unsafe { View::new(base, len.min(HEADER_SIZE)) })
+    }
+}
+
+/// How far the creator of a file that is to be a segment has come.
+#[cfg(feature = "std")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// All of the header is zero.
+    Zero,
+    /// It has said that it is at work.
+    Begun,
+    Ready,
+    /// No segment of this byte order.
+    Foreign,
 }
 
 impl Header {
     /// The header of a mapping of at least [`HEADER_SIZE`] bytes that starts on a page.
-    pub(crate) fn of(region: Region<'_>) -> Result<&Header, AttachError> {
+    pub(crate) fn of(region: View<'_>) -> Result<&Header, AttachError> {
         if region.len() < HEADER_SIZE {
             return Err(AttachError::Truncated {
                 need: HEADER_SIZE as u64,
@@ -87,14 +127,15 @@ impl Header {
                 need: HEADER_SIZE as u64,
             });
         }
-        // SAFETY: aligned, in bounds, mapped while the region's lifetime lasts; all fields are
-        // atomics, for which every bit pattern is valid and racing peers are no data race.
+        // SAFETY: aligned, in bounds, mapped while the view's lifetime lasts; all fields are
+        // atomics, for which every bit pattern is valid and racing peers are no data race. Of a
+        // view that is read-only the callers use loads only.
         Ok(unsafe { header.as_ref() })
     }
 
     /// Says who is at work here, before the payload is touched. `false`: not all zero, so somebody
     /// has been at work already.
-    pub(crate) fn begin(&self, creator: Identity) -> bool {
+    pub(crate) fn begin(&self, creator: Identity, boot: u64) -> bool {
         // Relaxed: nothing is read on the strength of it. The CAS lets one of two creators in.
         let is_fresh = self.is_zero()
             && self
@@ -108,6 +149,7 @@ impl Header {
         self.pid_namespace.store(creator.pid_namespace, Relaxed);
         self.creator_pid.store(creator.pid, Relaxed);
         self.creator_start.store(creator.start_time, Relaxed);
+        self.boot.store(boot, Relaxed);
         // Release pairs with the Acquire load in `validate`: who sees CREATING sees by whom.
         self.state.store(CREATING, Release);
         true
@@ -124,9 +166,10 @@ impl Header {
             creator_pid,
             flags,
             creator_start,
+            boot,
             reserved,
         } = self;
-        let words = [magic, layout, size, pid_namespace, creator_start];
+        let words = [magic, layout, size, pid_namespace, creator_start, boot];
         let halves = [version, state, creator_pid, flags];
         words
             .into_iter()
@@ -189,15 +232,45 @@ impl Header {
     }
 
     fn unfinished(&self) -> AttachError {
-        let creator = Identity {
-            pid: self.creator_pid.load(Relaxed),
-            start_time: self.creator_start.load(Relaxed),
-            pid_namespace: self.pid_namespace.load(Relaxed),
-        };
+        let creator = self.creator();
         if creator.is_dead() {
             AttachError::CreatorDied { pid: creator.pid }
         } else {
             AttachError::Initialising { pid: creator.pid }
+        }
+    }
+
+    /// The boot it was made in; 0: not told.
+    #[cfg(feature = "std")]
+    pub(crate) fn boot(&self) -> u64 {
+        self.boot.load(Relaxed)
+    }
+
+    /// Which layout it says it has.
+    #[cfg(feature = "std")]
+    pub(crate) fn layout_bits(&self) -> u64 {
+        self.layout.load(Relaxed)
+    }
+
+    /// The process that made it.
+    pub(crate) fn creator(&self) -> Identity {
+        Identity {
+            pid: self.creator_pid.load(Relaxed),
+            start_time: self.creator_start.load(Relaxed),
+            pid_namespace: self.pid_namespace.load(Relaxed),
+        }
+    }
+
+    /// How far its creator has come.
+    #[cfg(feature = "std")]
+    pub(crate) fn progress(&self) -> Progress {
+        // Acquire pairs with the Release stores in `begin` and `finish`.
+        let state = self.state.load(Acquire);
+        match (self.magic.load(Relaxed), state) {
+            (MAGIC, READY) => Progress::Ready,
+            (MAGIC, 0 | CREATING) => Progress::Begun,
+            (0, 0) if self.is_zero() => Progress::Zero,
+            _ => Progress::Foreign,
         }
     }
 

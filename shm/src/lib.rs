@@ -15,16 +15,29 @@
 
 mod header;
 mod mapping;
+#[cfg(feature = "std")]
+mod named;
+mod options;
 mod participants;
+mod read_only;
 mod segment;
 #[cfg(feature = "std")]
 mod shared;
+mod snapshot;
 mod sys;
 #[cfg(feature = "serde")]
 pub mod transfer;
+mod turn;
 
 pub use mapping::Mapping;
+#[cfg(feature = "std")]
+pub use named::{
+    DIRECTORY, Named, NamedError, NamedInfo, NamedSegment, NamedState, clean_up, list,
+};
+pub use options::{HugePages, Options};
 pub use participants::{Entry, MAX_PARTICIPANTS, Participant, ParticipantError, Participants};
+pub use read_only::ReadOnlySegment;
 pub use segment::Segment;
 #[cfg(feature = "std")]
 pub use shared::Shared;
+pub use snapshot::{Snapshot, SnapshotError, SnapshotReader};

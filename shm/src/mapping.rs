@@ -11,6 +11,7 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::mm::{self, MapFlags, ProtFlags};
 
 use crate::sys;
+use crate::{HugePages, Options};
 
 /// Shared bytes: a file mapped readable and writable, kept open, unmapped when dropped.
 ///
@@ -54,10 +55,37 @@ impl Mapping {
     /// [`CreateError::Capacity`] for zero bytes, [`CreateError::TooLarge`],
     /// [`CreateError::NoSpace`], [`CreateError::System`] (`EMFILE`, `ENOMEM`, `ENOSYS`, ...).
     pub fn anonymous(label: &CStr, size: u64) -> Result<Self, CreateError> {
+        Self::anonymous_with(label, size, &Options::new())
+    }
+
+    /// As [`anonymous`](Self::anonymous), with the bytes lying as `options` say. With
+    /// [`HugePages::Pool`] there may be more of them than asked for: whole pages.
+    ///
+    /// # Errors
+    ///
+    /// As [`anonymous`](Self::anonymous); [`CreateError::NoHugePages`],
+    /// [`CreateError::LockLimit`].
+    pub fn anonymous_with(label: &CStr, size: u64, options: &Options) -> Result<Self, CreateError> {
         check_size(size)?;
-        let mapping = Self::reserve(sys::anonymous_file(label)?, size)?;
-        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        let pool = options.huge_pages == HugePages::Pool;
+        let size = if pool {
+            sys::whole_huge_pages(size)
+        } else {
+            size
+        };
+        let file = sys::anonymous_file(label, pool)?;
+        let mapping = Self::reserve(file, size).map_err(|error| match error {
+            CreateError::NoSpace | CreateError::System(Errno::NOMEM) if pool => {
+                CreateError::NoHugePages
+            }
+            other => other,
+        })?;
+        let mut seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        if options.one_writer {
+            seals |= SealFlags::FUTURE_WRITE;
+        }
         fs::fcntl_add_seals(&mapping.file, seals)?;
+        mapping.arrange(options)?;
         Ok(mapping)
     }
 
@@ -89,23 +117,38 @@ impl Mapping {
     /// # Errors
     ///
     /// [`AttachError::Empty`]; [`AttachError::Unsealed`] if the file could shrink;
+    /// [`AttachError::ReadOnly`] if only its creator may write it; [`AttachError::TooLarge`];
     /// [`AttachError::System`] (`EACCES` for a read-only descriptor).
     pub fn attach(file: OwnedFd) -> Result<Self, AttachError> {
-        // A file that does not know seals answers EINVAL.
-        let seals = match fs::fcntl_get_seals(&file) {
-            Ok(seals) => seals,
-            Err(Errno::INVAL) => SealFlags::empty(),
-            Err(errno) => return Err(errno.into()),
-        };
-        // Sealed first, sized second: the size that is read cannot shrink any more.
-        let size = u64::try_from(fs::fstat(&file)?.st_size).unwrap_or(0);
-        if size == 0 {
-            return Err(AttachError::Empty);
-        }
-        if !seals.contains(SealFlags::SHRINK) {
-            return Err(AttachError::Unsealed);
-        }
-        Ok(Self::map(file, size)?)
+        let size = sys::sealed_size(&file)?;
+        Self::attach_whole(file, size)
+    }
+
+    /// Maps all of a file that cannot be sealed: see [`in_file`](Self::in_file).
+    ///
+    /// # Errors
+    ///
+    /// As [`attach`](Self::attach), but for the seals.
+    pub fn attach_unsealed(file: OwnedFd) -> Result<Self, AttachError> {
+        let size = sys::size(&file)?;
+        Self::attach_whole(file, size)
+    }
+
+    fn attach_whole(file: OwnedFd, size: u64) -> Result<Self, AttachError> {
+        Self::map(file, size).map_err(|errno| match errno {
+            Errno::OVERFLOW => AttachError::TooLarge { size },
+            Errno::PERM => AttachError::ReadOnly,
+            other => AttachError::System(other),
+        })
+    }
+
+    /// Makes the bytes lie as `options` say. Also for those who attach.
+    ///
+    /// # Errors
+    ///
+    /// [`CreateError::LockLimit`]; [`CreateError::NoSpace`] if the pages cannot be had.
+    pub fn arrange(&self, options: &Options) -> Result<(), CreateError> {
+        sys::arrange(self.base.as_ptr().cast(), self.len, options)
     }
 
     fn map(file: OwnedFd, size: u64) -> Result<Self, Errno> {

@@ -7,6 +7,7 @@ use core::ptr::NonNull;
 use multiprocess_core::{AttachError, CreateError, Errno, LayoutHash, Memory, Place, Region};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use crate::Options;
 use crate::header::{HEADER_SIZE, Header};
 use crate::mapping::Mapping;
 use crate::sys::Identity;
@@ -60,8 +61,23 @@ impl Segment {
         layout: Layout,
         init: impl FnOnce(Region<'_>) -> Result<(), CreateError>,
     ) -> Result<Self, CreateError> {
+        Self::create_with(&Options::new(), hash, layout, init)
+    }
+
+    /// As [`create`](Self::create), with the bytes lying as `options` say.
+    ///
+    /// # Errors
+    ///
+    /// As [`create`](Self::create) and [`Mapping::anonymous_with`].
+    pub fn create_with(
+        options: &Options,
+        hash: LayoutHash,
+        layout: Layout,
+        init: impl FnOnce(Region<'_>) -> Result<(), CreateError>,
+    ) -> Result<Self, CreateError> {
         let size = Self::size_for(layout)?;
-        Self::create_in(Mapping::anonymous(c"multiprocess", size)?, hash, init)
+        let mapping = Mapping::anonymous_with(c"multiprocess", size, options)?;
+        Self::create_in(mapping, hash, init)
     }
 
     /// As [`create`](Self::create), in a zeroed mapping of the caller's choice; the payload is
@@ -76,13 +92,23 @@ impl Segment {
         hash: LayoutHash,
         init: impl FnOnce(Region<'_>) -> Result<(), CreateError>,
     ) -> Result<Self, CreateError> {
+        Self::create_of_boot(mapping, 0, hash, init)
+    }
+
+    pub(crate) fn create_of_boot(
+        mapping: Mapping,
+        boot: u64,
+        hash: LayoutHash,
+        init: impl FnOnce(Region<'_>) -> Result<(), CreateError>,
+    ) -> Result<Self, CreateError> {
         let size = mapping.len() as u64;
         // A mapping starts on a page, so only its length can be wrong.
-        let header = Header::of(mapping.region()).map_err(|_| CreateError::RegionTooSmall {
-            need: HEADER_SIZE as u64,
-            have: size,
-        })?;
-        if !header.begin(Identity::own()) {
+        let header =
+            Header::of(mapping.region().into()).map_err(|_| CreateError::RegionTooSmall {
+                need: HEADER_SIZE as u64,
+                have: size,
+            })?;
+        if !header.begin(Identity::own(), boot) {
             return Err(CreateError::System(Errno::EXIST));
         }
         init(payload(&mapping))?;
@@ -110,8 +136,16 @@ impl Segment {
     /// shrink, wrong magic, foreign byte order, other version, other layout, wrong size, a
     /// creator that is still at work, a creator that died at work.
     pub fn attach(file: OwnedFd, hash: LayoutHash) -> Result<Self, AttachError> {
-        let mapping = Mapping::attach(file)?;
-        Header::of(mapping.region())?.validate(hash, mapping.len() as u64)?;
+        Self::attach_mapped(Mapping::attach(file)?, hash)
+    }
+
+    /// The same of a mapping of the caller's choice.
+    ///
+    /// # Errors
+    ///
+    /// As [`attach`](Self::attach), but for the seals.
+    pub fn attach_mapped(mapping: Mapping, hash: LayoutHash) -> Result<Self, AttachError> {
+        Header::of(mapping.region().into())?.validate(hash, mapping.len() as u64)?;
         Ok(Self { mapping })
     }
 
@@ -162,14 +196,24 @@ impl Segment {
         })
     }
 
+    fn header(&self) -> Result<&Header, AttachError> {
+        Header::of(self.mapping.region().into())
+    }
+
     /// Whether its creator lives in another PID namespace: process ids in it mean nothing here.
     pub fn is_from_other_namespace(&self) -> bool {
-        Header::of(self.mapping.region()).is_ok_and(Header::is_from_other_namespace)
+        self.header().is_ok_and(Header::is_from_other_namespace)
     }
 
     /// The creator's process id, in the creator's own PID namespace.
     pub fn creator_pid(&self) -> u32 {
-        Header::of(self.mapping.region()).map_or(0, Header::creator_pid)
+        self.header().map_or(0, Header::creator_pid)
+    }
+
+    /// The boot of the machine it was made in; 0: not told.
+    #[cfg(feature = "std")]
+    pub(crate) fn boot(&self) -> u64 {
+        self.header().map_or(0, Header::boot)
     }
 }
 

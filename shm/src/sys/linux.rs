@@ -1,13 +1,19 @@
 //! Linux: procfs for identities, rlimit and sysinfo for limits, memfd for memory.
 
-use core::ffi::CStr;
+use core::ffi::{CStr, c_void};
 use core::fmt::Write as _;
 
+#[cfg(feature = "std")]
+use multiprocess_core::LayoutHash;
+use multiprocess_core::{AttachError, CreateError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
-use rustix::fs::{self, MemfdFlags, Mode, OFlags};
+use rustix::fs::{self, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
+use rustix::mm::{self, Advice};
 use rustix::process::{Pid, PidfdFlags, Resource, getpid, getrlimit, pidfd_open};
+
+use crate::{HugePages, Options};
 
 /// A process, told apart from every other one of its PID namespace, also after its id is
 /// used again.
@@ -147,13 +153,89 @@ pub(crate) fn size_limit() -> u64 {
     memory.min(file_size).min(i64::MAX as u64)
 }
 
-/// An empty, sealable, close-on-exec memfd.
-pub(crate) fn anonymous_file(name: &CStr) -> Result<OwnedFd, Errno> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    match fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
+/// An empty, sealable, close-on-exec memfd; of huge pages if so wished.
+pub(crate) fn anonymous_file(name: &CStr, huge: bool) -> Result<OwnedFd, CreateError> {
+    let mut flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    if huge {
+        flags |= MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
+    }
+    let file = match fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
         // Linux before 6.3 does not know NOEXEC_SEAL.
         Err(Errno::INVAL) => fs::memfd_create(name, flags),
         other => other,
+    };
+    file.map_err(|errno| match errno {
+        Errno::NOENT | Errno::NODEV | Errno::INVAL if huge => CreateError::NoHugePages,
+        Errno::NOSYS | Errno::PERM | Errno::ACCESS => CreateError::NoMemfd,
+        other => CreateError::System(other),
+    })
+}
+
+/// Rounded up to whole pages of 2 MiB.
+pub(crate) fn whole_huge_pages(size: u64) -> u64 {
+    size.next_multiple_of(2 << 20)
+}
+
+/// The size of a file that cannot shrink any more.
+pub(crate) fn sealed_size(file: &OwnedFd) -> Result<u64, AttachError> {
+    // A file that does not know seals answers EINVAL.
+    let seals = match fs::fcntl_get_seals(file) {
+        Ok(seals) => seals,
+        Err(Errno::INVAL) => SealFlags::empty(),
+        Err(errno) => return Err(errno.into()),
+    };
+    // Sealed first, sized second: the size that is read cannot shrink any more.
+    let size = size(file)?;
+    if !seals.contains(SealFlags::SHRINK) {
+        return Err(AttachError::Unsealed);
+    }
+    Ok(size)
+}
+
+/// The size of a file with at least one byte.
+pub(crate) fn size(file: &OwnedFd) -> Result<u64, AttachError> {
+    match u64::try_from(fs::fstat(file)?.st_size) {
+        Ok(0) | Err(_) => Err(AttachError::Empty),
+        Ok(size) => Ok(size),
+    }
+}
+
+/// Makes a mapping lie as `options` say.
+pub(crate) fn arrange(base: *mut c_void, len: usize, options: &Options) -> Result<(), CreateError> {
+    if options.huge_pages == HugePages::Advised {
+        // SAFETY: a hint about bytes that the caller has mapped; contents stay.
+        // A kernel without them says EINVAL: a hint it is.
+        let _ = unsafe { mm::madvise(base, len, Advice::LinuxHugepage) };
+    }
+    if options.locked {
+        // SAFETY: as above.
+        unsafe { mm::mlock(base, len) }.map_err(|errno| match errno {
+            Errno::NOMEM | Errno::PERM | Errno::AGAIN => CreateError::LockLimit,
+            other => CreateError::System(other),
+        })?;
+    }
+    if options.populated {
+        // SAFETY: as above; populating writes no byte.
+        match unsafe { mm::madvise(base, len, Advice::LinuxPopulateWrite) } {
+            // EINVAL: Linux before 5.14. Pages are mapped at first use, as ever.
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(Errno::NOMEM) => return Err(CreateError::NoSpace),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+/// A number for this boot of the machine; 0 without procfs.
+#[cfg(feature = "std")]
+pub(crate) fn boot() -> u64 {
+    let mut text = [0u8; 64];
+    let path = c"/proc/sys/kernel/random/boot_id";
+    let read = fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .and_then(|file| rustix::io::read(&file, &mut text));
+    match read {
+        Ok(len) => core::str::from_utf8(&text[..len]).map_or(0, |id| LayoutHash::of(id).bits()),
+        Err(_) => 0,
     }
 }
 

@@ -20,15 +20,17 @@ struct Flock {
     padding_2: u32,
 }
 
+#[cfg(feature = "std")]
+const READ_LOCK: i16 = 0;
 const WRITE_LOCK: i16 = 1;
 const UNLOCKED: i16 = 2;
 const GET: isize = 36; // F_OFD_GETLK
 const SET: isize = 37; // F_OFD_SETLK
 
 impl Flock {
-    fn of(byte: u64) -> Self {
+    fn of(byte: u64, kind: i16) -> Self {
         Self {
-            kind: WRITE_LOCK,
+            kind,
             whence: 0, // SEEK_SET
             padding: 0,
             start: byte as i64,
@@ -46,18 +48,29 @@ pub(crate) fn reopen(file: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     })
 }
 
-/// Locks `byte` for this file description; `false` if another one has it.
+/// Locks `byte` for this file description; `false` if another one has it. What it had of it before
+/// is replaced in one step, or stays.
 pub(crate) fn try_lock(file: BorrowedFd<'_>, byte: u64) -> Result<bool, Errno> {
-    match fcntl(file, SET, &mut Flock::of(byte)) {
+    try_set(file, byte, WRITE_LOCK)
+}
+
+/// Locks `byte` together with others that share it; `false` if one has it for itself.
+#[cfg(feature = "std")]
+pub(crate) fn try_share(file: BorrowedFd<'_>, byte: u64) -> Result<bool, Errno> {
+    try_set(file, byte, READ_LOCK)
+}
+
+fn try_set(file: BorrowedFd<'_>, byte: u64, kind: i16) -> Result<bool, Errno> {
+    match fcntl(file, SET, &mut Flock::of(byte, kind)) {
         Ok(()) => Ok(true),
         Err(Errno::AGAIN | Errno::ACCESS) => Ok(false),
         Err(errno) => Err(errno),
     }
 }
 
-/// Whether another file description has `byte` locked.
+/// Whether another file description has `byte` locked, or shares it.
 pub(crate) fn is_locked(file: BorrowedFd<'_>, byte: u64) -> Result<bool, Errno> {
-    let mut lock = Flock::of(byte);
+    let mut lock = Flock::of(byte, WRITE_LOCK);
     fcntl(file, GET, &mut lock)?;
     Ok(lock.kind != UNLOCKED)
 }

@@ -1,0 +1,354 @@
+//! Segments with a name: found by processes that have nothing else in common.
+//!
+//! # Protocol
+//!
+//! A file, and one byte lock of it (`F_OFD_SETLK`, which the kernel drops with the last descriptor
+//! of its holder): *shared* by everybody who uses the segment, *exclusive* by who makes it or
+//! removes it. What a file is can be judged by whoever has the byte exclusively, since nobody is at
+//! work then. A file made by us carries a mark until it is finished, and for good if it is tracked:
+//! the sticky bit of its mode, which means nothing on a regular file.
+//!
+//! *enter*: (1) open, or create with the mark; (2) lock the byte exclusively, else share it, else
+//! wait; (3) if the name leads to another file now, again from 1. Alone there: (4) an empty or
+//! unfinished file of ours: cut it to nothing, reserve, initialise, say READY, take the mark away
+//! unless tracked; (5) a finished one with the mark: everybody who used it is dead; unlink it, again
+//! from 1; (6) a finished one without: use it. (7) From exclusive to shared, in one step. Not alone:
+//! (8) use it.
+//! *leave*: (9) unmap and close; (10) open it anew, and lock the byte exclusively, which succeeds
+//! only if nobody uses it, a forked child with what it inherited neither; (11) if the name leads
+//! there still, and the mark is there, unlink it.
+//!
+//! # Crash safety: killed right after step
+//!
+//! | step | left behind | the next one |
+//! |---|---|---|
+//! | 1 | an empty file with the mark | initialises it |
+//! | 2, 3 | what was there | judges it again |
+//! | 4 | a half-made file with the mark; finished, perhaps | makes it anew |
+//! | 5, 11 | nothing | |
+//! | 6, 7, 8, 9, 10 | a finished segment that nobody uses | removes it if it was tracked, uses it if not |
+
+use std::alloc::Layout;
+use std::fmt;
+use std::mem::ManuallyDrop;
+use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use multiprocess_core::{AttachError, CreateError, LayoutHash, Place, Region, Timeout};
+
+use crate::{Options, ReadOnlySegment, Segment};
+
+mod door;
+mod error;
+mod inspect;
+
+pub use error::NamedError;
+pub use inspect::{NamedInfo, NamedState, clean_up, list};
+
+use door::{Door, Entered};
+
+/// Where named shared memory lies: a tmpfs.
+pub const DIRECTORY: &str = "/dev/shm";
+
+/// How long is waited for another process that initialises, unless told otherwise.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The name of a segment, and how it is to be made or entered.
+///
+/// Not for processes that can pass a descriptor on: nameless [`Segment`]s are sealed, and gone when
+/// the last process is. A named file cannot be sealed: whoever may write it can also cut it off,
+/// and then the others are killed by `SIGBUS` when they touch what is missing. So it is made with
+/// mode 0600, and files of other users are refused.
+///
+/// A segment does not grow: make one that is large enough, or another one.
+///
+/// # Tracking
+///
+/// A tracked name (the default) lives as long as its users: the last one to drop its handle
+/// removes it. If that one is killed, the next process that asks for the name does, or
+/// [`clean_up`] for all names. Whoever uses it is never disturbed, stopped or not: the kernel says
+/// who has it, by a lock on the file, and tells the living from the dead. With
+/// [`tracked(false)`](Self::tracked) the name stays until [`remove`](Self::remove).
+///
+/// # Examples
+///
+/// ```
+/// use core::alloc::Layout;
+/// use multiprocess_core::LayoutHash;
+/// use multiprocess_shm::Named;
+///
+/// const LAYOUT: LayoutHash = LayoutHash::of("sixteen bytes, version 1");
+/// let name = format!("example-{}", std::process::id());
+/// let layout = Layout::new::<[u64; 2]>();
+///
+/// let first = Named::new(&name)?.open_or_create(LAYOUT, layout, |_bytes| Ok(()))?;
+/// assert!(first.is_creator());
+/// let second = Named::new(&name)?.open(LAYOUT)?;         // usually in another process
+/// assert_eq!(second.payload().len(), 16);
+/// drop((first, second));
+/// assert!(Named::new(&name)?.open(LAYOUT).is_err(), "the last one removed it");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct Named {
+    path: PathBuf,
+    tracked: bool,
+    any_owner: bool,
+    survives_boot: bool,
+    timeout: Timeout,
+    options: Options,
+}
+
+impl Named {
+    /// A name in [`DIRECTORY`]; tracked.
+    ///
+    /// # Errors
+    ///
+    /// [`NamedError::InvalidName`] for an empty one, one of more than 255 bytes, `.`, `..`, or one
+    /// with a slash (but for a leading one, as POSIX and Python write it) or a NUL.
+    pub fn new(name: &str) -> Result<Self, NamedError> {
+        let name = name.strip_prefix('/').unwrap_or(name);
+        let is_valid =
+            !matches!(name, "" | "." | "..") && name.len() <= 255 && !name.contains(['/', '\0']);
+        match is_valid {
+            true => Ok(Self::at(Path::new(DIRECTORY).join(name))),
+            false => Err(NamedError::InvalidName),
+        }
+    }
+
+    /// A file anywhere, on a file system that can reserve space (`fallocate`): tmpfs, ext4, xfs,
+    /// btrfs. On a disk it outlives a reboot; see [`survives_boot`](Self::survives_boot). Tracked
+    /// like any other name: say [`tracked(false)`](Self::tracked) for data that is to stay.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            tracked: true,
+            any_owner: false,
+            survives_boot: false,
+            timeout: DEFAULT_TIMEOUT.into(),
+            options: Options::new(),
+        }
+    }
+
+    /// Whether the name goes with its last user; `true` by default. What the creator says is what
+    /// counts.
+    pub const fn tracked(mut self, yes: bool) -> Self {
+        self.tracked = yes;
+        self
+    }
+
+    /// Whether files that belong to another user are accepted; `false` by default, since that user
+    /// can cut them off at any time.
+    pub const fn any_owner(mut self, yes: bool) -> Self {
+        self.any_owner = yes;
+        self
+    }
+
+    /// Whether a file from before the machine was booted is accepted; `false` by default
+    /// ([`AttachError::OtherBoot`]): locks and participants in it mean nothing any more.
+    pub const fn survives_boot(mut self, yes: bool) -> Self {
+        self.survives_boot = yes;
+        self
+    }
+
+    /// How long to wait for another process that is initialising or removing it; 10 s by default.
+    pub fn timeout(mut self, timeout: impl Into<Timeout>) -> Self {
+        self.timeout = timeout.into();
+        self
+    }
+
+    /// How the bytes are to lie. [`HugePages::Pool`](crate::HugePages::Pool) and
+    /// [`one_writer`](Options::one_writer) are for nameless memory.
+    pub const fn options(mut self, options: Options) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes it, with a payload of `layout`, zeroed and then filled in by `init`. Leftovers of the
+    /// dead are removed before.
+    ///
+    /// # Errors
+    ///
+    /// [`NamedError::AlreadyExists`] if somebody uses it, or if it is not tracked and so nobody's
+    /// leftover; [`NamedError::Create`] for what [`Segment::create`] or `init` says, with nothing
+    /// left behind; [`NamedError::Timeout`], [`NamedError::NoDirectory`],
+    /// [`NamedError::ForeignOwner`], [`NamedError::System`].
+    pub fn create(
+        &self,
+        hash: LayoutHash,
+        layout: Layout,
+        init: impl FnOnce(Region<'_>) -> Result<(), CreateError>,
+    ) -> Result<NamedSegment, NamedError> {
+        match Door::enter(self, true)? {
+            Entered::Alone(door) => door.make(self, hash, layout, init),
+            Entered::Finished(_) => Err(NamedError::AlreadyExists),
+        }
+    }
+
+    /// Attaches to what another process has made.
+    ///
+    /// # Errors
+    ///
+    /// [`NamedError::NotFound`], also for what the dead have left (which is removed);
+    /// [`NamedError::Attach`] for what [`Segment::attach`] refuses, and for
+    /// [`AttachError::OtherBoot`]; and as [`create`](Self::create).
+    pub fn open(&self, hash: LayoutHash) -> Result<NamedSegment, NamedError> {
+        match Door::enter(self, false)? {
+            Entered::Finished(door) => door.attach(self, hash),
+            Entered::Alone(door) if door.remove(&self.path) => Err(NamedError::NotFound),
+            Entered::Alone(_) => Err(NamedError::Attach(AttachError::Empty)),
+        }
+    }
+
+    /// Attaches if it is there, and makes it if not: of any number of processes that ask at once
+    /// one runs `init`, and the others find it done. If that one is killed, another one does.
+    ///
+    /// # Errors
+    ///
+    /// As [`create`](Self::create) and [`open`](Self::open).
+    pub fn open_or_create(
+        &self,
+        hash: LayoutHash,
+        layout: Layout,
+        init: impl FnOnce(Region<'_>) -> Result<(), CreateError>,
+    ) -> Result<NamedSegment, NamedError> {
+        match Door::enter(self, true)? {
+            Entered::Alone(door) => door.make(self, hash, layout, init),
+            Entered::Finished(door) => door.attach(self, hash),
+        }
+    }
+
+    /// As [`open_or_create`](Self::open_or_create), for one [`Place`]; the configuration is that of
+    /// whoever made it.
+    ///
+    /// # Errors
+    ///
+    /// As [`open_or_create`](Self::open_or_create), and what the place finds wrong.
+    pub fn open_or_create_place<P: Place>(
+        &self,
+        config: &P::Config,
+    ) -> Result<(NamedSegment, P::Config), NamedError> {
+        let layout = P::layout(config)?;
+        let segment = self.open_or_create(P::LAYOUT, layout, |bytes| {
+            // SAFETY: a file that we have locked and just cut to nothing: nobody else uses it.
+            unsafe { P::init(bytes, config) }
+        })?;
+        let config = P::attach(segment.payload())?;
+        Ok((segment, config))
+    }
+
+    /// Attaches for reading only; its file must be readable, no more. It counts as a user.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open), but that leftovers stay.
+    pub fn open_read_only(&self, hash: LayoutHash) -> Result<ReadOnlySegment, NamedError> {
+        Door::look_in(self)?.attach_read_only(self, hash)
+    }
+
+    /// Removes the name, whoever uses it: they keep the memory, and nobody can find it any more.
+    ///
+    /// # Errors
+    ///
+    /// [`NamedError::NotFound`], [`NamedError::System`].
+    pub fn remove(&self) -> Result<(), NamedError> {
+        rustix::fs::unlink(&self.path).map_err(|errno| error::of(errno, &self.path))
+    }
+}
+
+/// A segment with a name, entered. Dropped, it is left: the last user of a tracked one removes
+/// the name.
+///
+/// # Crash safety
+///
+/// Killed, it is left, too, but the name stays for somebody to remove: see [`Named`]. Trust:
+/// *guarded* as to content; the file can be cut off by processes of the same user.
+///
+/// # Fork
+///
+/// A child uses it together with its parent: the name stays until both have left. So it is with
+/// descriptors sent to other processes, and with [`Segment::try_clone`].
+pub struct NamedSegment {
+    /// Dropped in `drop`, before it is asked who is left.
+    segment: ManuallyDrop<Segment>,
+    path: PathBuf,
+    tracked: bool,
+    creator: bool,
+}
+
+impl NamedSegment {
+    /// Whether this handle's process made it just now, and did not find it made.
+    pub fn is_creator(&self) -> bool {
+        self.creator
+    }
+
+    /// Whether the name goes with its last user.
+    pub fn is_tracked(&self) -> bool {
+        self.tracked
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn new(segment: Segment, path: &Path, tracked: bool, creator: bool) -> Self {
+        Self {
+            segment: ManuallyDrop::new(segment),
+            path: path.to_owned(),
+            tracked,
+            creator,
+        }
+    }
+}
+
+impl Deref for NamedSegment {
+    type Target = Segment;
+
+    fn deref(&self) -> &Segment {
+        &self.segment
+    }
+}
+
+impl Drop for NamedSegment {
+    /// Steps 9 to 11.
+    fn drop(&mut self) {
+        let file = door::identity(self.segment.as_fd());
+        // SAFETY: dropped once, here, and not used afterwards.
+        unsafe { ManuallyDrop::drop(&mut self.segment) };
+        if self.tracked && file.is_some() {
+            door::remove_if_unused(&self.path, file);
+        }
+    }
+}
+
+// SAFETY: the segment's own bytes, which stay where they are while this lives.
+unsafe impl multiprocess_core::Memory for NamedSegment {
+    fn region(&self) -> Region<'_> {
+        self.segment.payload()
+    }
+}
+
+impl AsFd for NamedSegment {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.segment.as_fd()
+    }
+}
+
+impl fmt::Debug for NamedSegment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NamedSegment")
+            .field("path", &self.path)
+            .field("tracked", &self.tracked)
+            .field("segment", &self.segment)
+            .finish()
+    }
+}

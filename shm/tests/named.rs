@@ -1,0 +1,357 @@
+//! Named segments: who makes them, who finds them, who removes them. Nothing here forks, so that
+//! nobody else has a copy of a descriptor.
+#![cfg(target_os = "linux")]
+
+use std::alloc::Layout;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use multiprocess_core::atomic::{AtomicU64, Ordering::Relaxed};
+use multiprocess_core::{AttachError, CreateError, LayoutHash, Memory, Region};
+use multiprocess_shm::{
+    DIRECTORY, Named, NamedError, NamedInfo, NamedSegment, NamedState, clean_up, list,
+};
+
+const LAYOUT: LayoutHash = LayoutHash::of("a word, version 1");
+const WORD: Layout = Layout::new::<u64>();
+
+/// A name of this test's own; whatever is left of it goes with it.
+struct Scratch(Named);
+
+impl Scratch {
+    fn new(test: &str) -> Self {
+        let name = format!("multiprocess-test-{}-{test}", std::process::id());
+        Self(Named::new(&name).unwrap())
+    }
+
+    fn exists(&self) -> bool {
+        self.0.path().exists()
+    }
+
+    fn info(&self) -> Option<NamedInfo> {
+        list(DIRECTORY)
+            .unwrap()
+            .into_iter()
+            .find(|info| info.path == self.0.path())
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(self.0.path());
+    }
+}
+
+fn word(segment: &NamedSegment) -> &AtomicU64 {
+    assert!(segment.region().check(WORD).is_ok());
+    // SAFETY: large enough and aligned, as just checked; mapped as long as it is borrowed.
+    unsafe { segment.region().base().cast().as_ref() }
+}
+
+fn sets(value: u64) -> impl Fn(Region<'_>) -> Result<(), CreateError> {
+    move |bytes| {
+        bytes.check(WORD)?;
+        // SAFETY: large enough and aligned, as just checked.
+        let word: &AtomicU64 = unsafe { bytes.base().cast().as_ref() };
+        assert_eq!(word.swap(value, Relaxed), 0, "the payload starts zeroed");
+        Ok(())
+    }
+}
+
+fn never(_: Region<'_>) -> Result<(), CreateError> {
+    panic!("it is there already")
+}
+
+#[test]
+fn the_first_makes_it_and_the_others_find_it() {
+    let scratch = Scratch::new("first");
+    let first = scratch.0.open_or_create(LAYOUT, WORD, sets(7)).unwrap();
+    let second = scratch.0.open_or_create(LAYOUT, WORD, never).unwrap();
+    let third = scratch.0.open(LAYOUT).unwrap();
+    assert!(first.is_creator() && !second.is_creator() && !third.is_creator());
+    word(&second).store(8, Relaxed);
+    assert_eq!(word(&third).load(Relaxed), 8);
+    assert_eq!(
+        scratch.0.create(LAYOUT, WORD, never).unwrap_err(),
+        NamedError::AlreadyExists
+    );
+}
+
+#[test]
+fn only_its_user_may_open_it() {
+    let scratch = Scratch::new("mode");
+    let made = scratch.0.create(LAYOUT, WORD, sets(1)).unwrap();
+    let mode = fs::metadata(scratch.0.path()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(made.payload().len(), 8);
+}
+
+#[test]
+fn the_last_one_removes_a_tracked_name() {
+    let scratch = Scratch::new("last");
+    let first = scratch.0.create(LAYOUT, WORD, sets(1)).unwrap();
+    let second = scratch.0.open(LAYOUT).unwrap();
+    drop(first);
+    assert!(scratch.exists(), "somebody uses it");
+    assert!(!scratch.info().unwrap().is_leftover());
+    drop(second);
+    assert!(!scratch.exists());
+    assert_eq!(scratch.0.open(LAYOUT).unwrap_err(), NamedError::NotFound);
+}
+
+#[test]
+fn an_untracked_name_stays_and_keeps_its_content() {
+    let scratch = Scratch::new("untracked");
+    let named = scratch.0.clone().tracked(false);
+    let made = named.create(LAYOUT, WORD, sets(5)).unwrap();
+    assert!(!made.is_tracked());
+    drop(made);
+    assert!(scratch.exists());
+    assert_eq!(
+        clean_up(DIRECTORY).map(|_| scratch.exists()).ok(),
+        Some(true)
+    );
+    // What its maker said is what counts.
+    let found = scratch.0.open_or_create(LAYOUT, WORD, never).unwrap();
+    assert!(!found.is_tracked());
+    assert_eq!(word(&found).load(Relaxed), 5);
+    drop(found);
+    named.remove().unwrap();
+    assert_eq!(named.remove(), Err(NamedError::NotFound));
+}
+
+#[test]
+fn a_clone_keeps_the_name() {
+    let scratch = Scratch::new("clone");
+    let made = scratch.0.create(LAYOUT, WORD, sets(5)).unwrap();
+    let clone = made.try_clone().unwrap();
+    drop(made);
+    assert!(scratch.exists());
+    drop(clone);
+    assert!(
+        scratch.info().unwrap().is_leftover(),
+        "a clone knows no name"
+    );
+    assert_eq!(scratch.0.open(LAYOUT).unwrap_err(), NamedError::NotFound);
+    assert!(!scratch.exists());
+}
+
+#[test]
+fn a_failed_initialisation_leaves_nothing() {
+    let scratch = Scratch::new("failed");
+    let full = |_: Region<'_>| Err(CreateError::NoSpace);
+    assert_eq!(
+        scratch.0.create(LAYOUT, WORD, full).unwrap_err(),
+        NamedError::Create(CreateError::NoSpace)
+    );
+    assert!(!scratch.exists());
+    let too_large = Layout::from_size_align(1 << 62, 8).unwrap();
+    assert!(matches!(
+        scratch.0.create(LAYOUT, too_large, never).unwrap_err(),
+        NamedError::Create(CreateError::TooLarge { .. })
+    ));
+    assert!(!scratch.exists());
+    let panicked = std::panic::catch_unwind(|| scratch.0.create(LAYOUT, WORD, never).is_ok());
+    assert!(panicked.is_err());
+    assert!(
+        scratch
+            .0
+            .open_or_create(LAYOUT, WORD, sets(1))
+            .unwrap()
+            .is_creator()
+    );
+}
+
+#[test]
+fn another_layout_is_refused() {
+    let scratch = Scratch::new("layout");
+    let _made = scratch.0.create(LAYOUT, WORD, sets(1)).unwrap();
+    let other = LayoutHash::of("a word, version 2");
+    for refused in [
+        scratch.0.open(other),
+        scratch.0.open_or_create(other, WORD, never),
+    ] {
+        assert!(matches!(
+            refused.unwrap_err(),
+            NamedError::Attach(AttachError::Layout { .. })
+        ));
+    }
+    assert!(scratch.exists());
+}
+
+#[test]
+fn names_that_are_none_are_refused() {
+    let long = "x".repeat(256);
+    for name in ["", "/", ".", "..", "a/b", "//a", "a\0b", &long] {
+        assert_eq!(
+            Named::new(name).unwrap_err(),
+            NamedError::InvalidName,
+            "{name:?}"
+        );
+    }
+    let slashed = Named::new("/a").unwrap();
+    assert_eq!(slashed.path(), Named::new("a").unwrap().path());
+}
+
+#[test]
+fn a_missing_directory_is_told_from_a_missing_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let named = Named::at(directory.path().join("none/name"));
+    for refused in [named.open(LAYOUT), named.create(LAYOUT, WORD, never)] {
+        assert_eq!(refused.unwrap_err(), NamedError::NoDirectory);
+    }
+    let named = Named::at(directory.path().join("name"));
+    assert_eq!(named.open(LAYOUT).unwrap_err(), NamedError::NotFound);
+}
+
+#[test]
+fn strangers_files_are_refused_and_stay_as_they_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("stranger");
+    let named = Named::at(&path);
+    let zeroes = [0u8; 4096];
+    for content in [&b"a letter"[..], &zeroes[..], &zeroes[..100], &[0xff; 300]] {
+        fs::write(&path, content).unwrap();
+        for refused in [
+            named.open(LAYOUT),
+            named.create(LAYOUT, WORD, never),
+            named.open_or_create(LAYOUT, WORD, never),
+        ] {
+            assert!(matches!(refused.unwrap_err(), NamedError::Attach(_)));
+        }
+        assert_eq!(fs::read(&path).unwrap(), content);
+        assert_eq!(clean_up(directory.path()).unwrap(), 0);
+    }
+    fs::write(&path, b"").unwrap();
+    assert_eq!(
+        named.open(LAYOUT).unwrap_err(),
+        NamedError::Attach(AttachError::Empty)
+    );
+    assert!(path.exists());
+    // An empty file is a fine place to make one.
+    assert!(named.create(LAYOUT, WORD, sets(1)).unwrap().is_creator());
+}
+
+#[test]
+fn links_directories_and_pipes_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| -> PathBuf { directory.path().join(name) };
+    let target = Named::at(path("target"));
+    let _made = target.create(LAYOUT, WORD, sets(1)).unwrap();
+    std::os::unix::fs::symlink(path("target"), path("link")).unwrap();
+    fs::create_dir(path("directory")).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        path("pipe"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RWXU,
+        0,
+    )
+    .unwrap();
+    for name in ["link", "directory", "pipe"] {
+        let named = Named::at(path(name));
+        for refused in [
+            named.open(LAYOUT),
+            named.open_or_create(LAYOUT, WORD, never),
+        ] {
+            assert_eq!(refused.unwrap_err(), NamedError::NotAFile, "{name}");
+        }
+    }
+    assert_eq!(clean_up(directory.path()).unwrap(), 0);
+}
+
+#[test]
+fn files_of_other_users_are_refused_unless_wanted() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can make a file of another user");
+        return;
+    }
+    let scratch = Scratch::new("foreign");
+    let _made = scratch.0.create(LAYOUT, WORD, sets(9)).unwrap();
+    std::os::unix::fs::chown(scratch.0.path(), Some(12345), None).unwrap();
+    assert_eq!(
+        scratch.0.open(LAYOUT).unwrap_err(),
+        NamedError::ForeignOwner { uid: 12345 }
+    );
+    let found = scratch.0.clone().any_owner(true).open(LAYOUT).unwrap();
+    assert_eq!(word(&found).load(Relaxed), 9);
+}
+
+#[test]
+fn what_was_made_before_the_boot_is_refused() {
+    let scratch = Scratch::new("boot");
+    let named = scratch.0.clone().tracked(false);
+    drop(named.create(LAYOUT, WORD, sets(3)).unwrap());
+    // The boot it was made in, at 0x38 of the header.
+    let mut bytes = fs::read(named.path()).unwrap();
+    bytes[0x38] ^= 1;
+    fs::write(named.path(), bytes).unwrap();
+    for refused in [
+        named.open(LAYOUT),
+        named.open_or_create(LAYOUT, WORD, never),
+    ] {
+        assert_eq!(
+            refused.unwrap_err(),
+            NamedError::Attach(AttachError::OtherBoot)
+        );
+    }
+    let found = named.clone().survives_boot(true).open(LAYOUT).unwrap();
+    assert_eq!(word(&found).load(Relaxed), 3);
+}
+
+#[test]
+fn reading_is_all_that_a_reader_can_do() {
+    let scratch = Scratch::new("reader");
+    assert_eq!(
+        scratch.0.open_read_only(LAYOUT).unwrap_err(),
+        NamedError::NotFound
+    );
+    let made = scratch.0.create(LAYOUT, WORD, sets(4)).unwrap();
+    let reader = scratch.0.open_read_only(LAYOUT).unwrap();
+    // SAFETY: mapped, aligned, and read by a load.
+    let seen: &AtomicU64 = unsafe { reader.payload().base().cast().as_ref() };
+    word(&made).store(5, Relaxed);
+    assert_eq!(seen.load(Relaxed), 5);
+    drop(made);
+    assert!(scratch.exists(), "a reader is a user");
+    drop(reader);
+    assert!(scratch.info().unwrap().is_leftover());
+    assert_eq!(
+        scratch.0.open_read_only(LAYOUT).unwrap_err(),
+        NamedError::NotFound
+    );
+}
+
+#[test]
+fn a_maker_that_stands_still_is_waited_for_and_then_told() {
+    let scratch = Scratch::new("stopped");
+    let impatient = scratch.0.clone().timeout(Duration::from_millis(20));
+    let made = scratch.0.create(LAYOUT, WORD, |_| {
+        assert!(matches!(
+            scratch.info().unwrap().state,
+            NamedState::Unfinished {
+                creator_died: false,
+                ..
+            }
+        ));
+        for refused in [
+            impatient.open(LAYOUT),
+            impatient.create(LAYOUT, WORD, never),
+            impatient.open_or_create(LAYOUT, WORD, never),
+        ] {
+            assert_eq!(refused.unwrap_err(), NamedError::Timeout);
+        }
+        assert_eq!(
+            impatient.open_read_only(LAYOUT).unwrap_err(),
+            NamedError::Timeout
+        );
+        assert_eq!(
+            clean_up(DIRECTORY).map(|_| scratch.exists()).ok(),
+            Some(true)
+        );
+        Ok(())
+    });
+    assert!(made.is_ok());
+}
