@@ -22,7 +22,11 @@ mod participants;
 mod read_only;
 mod segment;
 #[cfg(feature = "std")]
+mod shareable_list;
+#[cfg(feature = "std")]
 mod shared;
+#[cfg(feature = "std")]
+mod shared_memory;
 mod snapshot;
 mod sys;
 #[cfg(feature = "serde")]
@@ -39,5 +43,9 @@ pub use participants::{Entry, MAX_PARTICIPANTS, Participant, ParticipantError, P
 pub use read_only::ReadOnlySegment;
 pub use segment::Segment;
 #[cfg(feature = "std")]
+pub use shareable_list::{Item, ListError, ShareableList};
+#[cfg(feature = "std")]
 pub use shared::Shared;
+#[cfg(feature = "std")]
+pub use shared_memory::{OutOfBounds, SharedMemory};
 pub use snapshot::{Snapshot, SnapshotError, SnapshotReader};

@@ -38,7 +38,7 @@ use std::time::Duration;
 
 use multiprocess_core::{AttachError, CreateError, LayoutHash, Place, Region, Timeout};
 
-use crate::{Options, ReadOnlySegment, Segment};
+use crate::{Mapping, Options, ReadOnlySegment, Segment};
 
 mod door;
 mod error;
@@ -69,7 +69,9 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A tracked name (the default) lives as long as its users: the last one to drop its handle
 /// removes it. If that one is killed, the next process that asks for the name does, or
 /// [`clean_up`] for all names. Whoever uses it is never disturbed, stopped or not: the kernel says
-/// who has it, by a lock on the file, and tells the living from the dead. With
+/// who has it, by a lock on the file, and tells the living from the dead. (If the last one leaves
+/// while another thread of its process is starting a child, the child has a copy of the descriptor
+/// until it executes, and the name is left to the next one, too.) With
 /// [`tracked(false)`](Self::tracked) the name stays until [`remove`](Self::remove).
 ///
 /// # Examples
@@ -100,6 +102,16 @@ pub struct Named {
     survives_boot: bool,
     timeout: Timeout,
     options: Options,
+    content: Content,
+}
+
+/// What a finished file starts with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Content {
+    /// A segment's header.
+    Segment,
+    /// Anything: it is finished once it has a byte.
+    Plain,
 }
 
 impl Named {
@@ -130,7 +142,14 @@ impl Named {
             survives_boot: false,
             timeout: DEFAULT_TIMEOUT.into(),
             options: Options::new(),
+            content: Content::Segment,
         }
+    }
+
+    /// Bytes without a header.
+    pub(crate) fn plain(mut self) -> Self {
+        self.content = Content::Plain;
+        self
     }
 
     /// Whether the name goes with its last user; `true` by default. What the creator says is what
@@ -226,6 +245,23 @@ impl Named {
         }
     }
 
+    /// As [`create`](Self::create), `size` bytes without a header; whether it is tracked.
+    pub(crate) fn create_plain(&self, size: u64) -> Result<Plain, NamedError> {
+        match Door::enter(self, true)? {
+            Entered::Alone(door) => door.make_plain(self, size),
+            Entered::Finished(_) => Err(NamedError::AlreadyExists),
+        }
+    }
+
+    /// As [`open`](Self::open), without a header.
+    pub(crate) fn open_plain(&self) -> Result<Plain, NamedError> {
+        match Door::enter(self, false)? {
+            Entered::Finished(door) => door.attach_plain(self),
+            Entered::Alone(door) if door.remove(&self.path) => Err(NamedError::NotFound),
+            Entered::Alone(_) => Err(NamedError::Attach(AttachError::Empty)),
+        }
+    }
+
     /// As [`open_or_create`](Self::open_or_create), for one [`Place`]; the configuration is that of
     /// whoever made it.
     ///
@@ -261,6 +297,47 @@ impl Named {
     /// [`NamedError::NotFound`], [`NamedError::System`].
     pub fn remove(&self) -> Result<(), NamedError> {
         rustix::fs::unlink(&self.path).map_err(|errno| error::of(errno, &self.path))
+    }
+}
+
+/// Bytes without a header, entered; left as a [`NamedSegment`] is.
+pub(crate) struct Plain {
+    mapping: ManuallyDrop<Mapping>,
+    path: PathBuf,
+    tracked: bool,
+}
+
+impl Plain {
+    fn new(mapping: Mapping, path: &Path, tracked: bool) -> Self {
+        Self {
+            mapping: ManuallyDrop::new(mapping),
+            path: path.to_owned(),
+            tracked,
+        }
+    }
+
+    pub(crate) fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn is_tracked(&self) -> bool {
+        self.tracked
+    }
+}
+
+impl Drop for Plain {
+    /// Steps 9 to 11.
+    fn drop(&mut self) {
+        let file = door::identity(self.mapping.as_fd());
+        // SAFETY: dropped once, here, and not used afterwards.
+        unsafe { ManuallyDrop::drop(&mut self.mapping) };
+        if self.tracked && file.is_some() {
+            door::remove_if_unused(&self.path, file);
+        }
     }
 }
 

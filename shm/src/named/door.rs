@@ -9,7 +9,7 @@ use multiprocess_core::{AttachError, CreateError, Deadline, LayoutHash, Region};
 use rustix::fs::{self, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::{Named, NamedError, NamedSegment, error};
+use super::{Content, Named, NamedError, NamedSegment, Plain, error};
 use crate::header::{self, Progress};
 use crate::mapping::Mapping;
 use crate::sys::{self, ofd};
@@ -85,7 +85,7 @@ impl Door {
         };
         let tracked = is_marked(&stat);
         let door = Self { file, tracked };
-        match door.progress(stat.st_size)? {
+        match door.progress(named.content, stat.st_size)? {
             // Marked and finished: whoever used it is dead. It may still be mapped by processes that
             // know nothing of the byte, so it is not made anew under them.
             Some(Progress::Ready) if tracked => {
@@ -107,9 +107,11 @@ impl Door {
     }
 
     /// How far the file has come; `None`: it is empty.
-    fn progress(&self, size: i64) -> Result<Option<Progress>, NamedError> {
-        if size == 0 {
-            return Ok(None);
+    fn progress(&self, content: Content, size: i64) -> Result<Option<Progress>, NamedError> {
+        match content {
+            _ if size == 0 => return Ok(None),
+            Content::Plain => return Ok(Some(Progress::Ready)),
+            Content::Segment => {}
         }
         // Copied out by a call, since a file that is cut off answers a load with SIGBUS.
         let mut bytes = header::Bytes::zeroed();
@@ -173,6 +175,33 @@ impl Door {
         }
         ofd::try_share(self.file.as_fd(), USE)?;
         Ok(NamedSegment::new(segment, &named.path, named.tracked, true))
+    }
+
+    /// Steps 4 and 7, of a file without a header.
+    pub(super) fn make_plain(self, named: &Named, size: u64) -> Result<Plain, NamedError> {
+        let made = self.try_make_plain(named, size);
+        if made.is_err() {
+            self.remove(&named.path);
+        }
+        made
+    }
+
+    fn try_make_plain(&self, named: &Named, size: u64) -> Result<Plain, NamedError> {
+        let marked = if named.tracked { MARK } else { Mode::empty() };
+        // It has a size at once, or none: killed here, it is empty, and if not tracked, it stays so.
+        fs::fchmod(&self.file, PRIVATE | marked)?;
+        let file = rustix::io::fcntl_dupfd_cloexec(&self.file, 0)?;
+        let mapping = Mapping::in_file(file, size)?;
+        mapping.arrange(&named.options)?;
+        ofd::try_share(self.file.as_fd(), USE)?;
+        Ok(Plain::new(mapping, &named.path, named.tracked))
+    }
+
+    /// Step 8, of a file without a header.
+    pub(super) fn attach_plain(self, named: &Named) -> Result<Plain, NamedError> {
+        let mapping = Mapping::attach_unsealed(self.file)?;
+        mapping.arrange(&named.options)?;
+        Ok(Plain::new(mapping, &named.path, self.tracked))
     }
 
     /// Step 8.
