@@ -30,9 +30,14 @@ impl Comparison {
             Side::Peer => &self.peer,
         }
     }
+
+    pub(crate) fn needs_boost(&self) -> bool {
+        matches!(&self.peer, Contender::Program(peer) if peer.language == Language::Boost)
+    }
 }
 
 /// How one side of a comparison is measured.
+#[derive(Clone, Copy)]
 pub(crate) enum Contender {
     /// In this process, on the near CPU. A second thread pins itself to the far CPU.
     Alone(fn(Cpus) -> Measured),
@@ -43,6 +48,7 @@ pub(crate) enum Contender {
 }
 
 /// Two processes, pinned to the near and the far CPU.
+#[derive(Clone, Copy)]
 pub(crate) struct Pair {
     /// Bytes of shared memory they need.
     pub(crate) bytes: usize,
@@ -53,11 +59,21 @@ pub(crate) struct Pair {
 }
 
 /// A peer in another language, or with dependencies that this package should not have.
+#[derive(Clone, Copy)]
 pub(crate) struct Program {
-    /// `peers/c/NAME.c`.
+    pub(crate) language: Language,
+    /// `peers/c/NAME.c` or `peers/cpp/NAME.cpp`.
     pub(crate) name: &'static str,
     /// Passed on behind the two CPU numbers.
     pub(crate) args: &'static [&'static str],
+}
+
+/// What a [`Program`] is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Language {
+    C,
+    /// C++ with Boost's headers: see [`crate::boost`].
+    Boost,
 }
 
 /// Ours or the peer's.

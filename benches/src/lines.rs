@@ -1,5 +1,6 @@
 //! Every comparison. To add one: a file here, and its constant in [`ALL`].
 
+mod boost;
 mod bytes;
 mod forkserver;
 mod lock;
@@ -15,14 +16,22 @@ use crate::comparison::Comparison;
 pub(crate) const ALL: &[&Comparison] = &[
     &lock::UNCONTENDED,
     &lock_pthread::LINE,
-    &pthread::ALL[0],
-    &pthread::ALL[1],
-    &pthread::ALL[2],
-    &pthread::ALL[3],
-    &pthread::ALL[4],
-    &pthread::ALL[5],
-    &pthread::ALL[6],
-    &pthread::ALL[7],
+    &pthread::MUTEX,
+    &pthread::CONTENDED,
+    &pthread::SEMAPHORE,
+    &pthread::EVENT,
+    &pthread::CONDITION,
+    &pthread::BARRIER,
+    &pthread::READ,
+    &pthread::READERS,
+    &boost::ALL[0],
+    &boost::ALL[1],
+    &boost::ALL[2],
+    &boost::ALL[3],
+    &boost::ALL[4],
+    &boost::ALL[5],
+    &boost::ALL[6],
+    &boost::ALL[7],
     &spsc_throughput::LINE,
     &spsc_rtt::LINE,
     &spsc_blocking::SLEEPING,

@@ -4,6 +4,7 @@
 //! max, bar, `ok` or `short`. Everything else goes to stderr. `benches/README.md` is the
 //! design document: method, what each line compares, how to add one.
 
+mod boost;
 mod clock;
 mod comparison;
 mod cpu;
@@ -75,7 +76,7 @@ fn main() -> ExitCode {
 }
 
 fn compare(cli: &Cli) -> Result<ExitCode, Failure> {
-    let chosen: Vec<_> = lines::ALL
+    let mut chosen: Vec<_> = lines::ALL
         .iter()
         .copied()
         .filter(|line| {
@@ -91,6 +92,12 @@ fn compare(cli: &Cli) -> Result<ExitCode, Failure> {
         eprintln!("skipped: this process may run on one CPU only, and a comparison needs two");
         return Ok(ExitCode::SUCCESS);
     };
+    if chosen.iter().any(|line| line.needs_boost())
+        && let Err(why) = boost::compiler()
+    {
+        eprintln!("boost: skipped, {why}");
+        chosen.retain(|line| !line.needs_boost());
+    }
     cpu::pin_near(cpus)?;
     let mut report = report::Report::new();
     for line in chosen {

@@ -1,5 +1,4 @@
-//! Peers that are programs of their own: C, or Rust with dependencies that this package should
-//! not have.
+//! Peers that are programs of their own: C, or C++ with Boost.
 //!
 //! # Protocol
 //!
@@ -8,8 +7,9 @@
 //! one number in the comparison's unit on its standard output, and exits with 0. It must end
 //! by itself: it may be left alone.
 //!
-//! A C peer is one file, `peers/c/NAME.c`, built with `cc` when it is first needed. Without a
-//! compiler the comparison is skipped, and a line on stderr says so.
+//! A C peer is one file, `peers/c/NAME.c`, built with `cc` when it is first needed; a peer with
+//! Boost is `peers/cpp/NAME.cpp`, built with what [`boost::compiler`] finds. Without a compiler the
+//! comparison is skipped, and a line on stderr says so.
 
 use std::error::Error;
 use std::fmt;
@@ -17,8 +17,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::boost;
 use crate::clock::SPAN;
-use crate::comparison::{Failure, Measured, Program};
+use crate::comparison::{Failure, Language, Measured, Program};
 use crate::cpu::Cpus;
 
 /// The program is not here and cannot be built; says why.
@@ -57,23 +58,45 @@ impl Program {
     /// The program's path, after making it if it is missing or older than its source.
     fn build(&self) -> Result<PathBuf, Failure> {
         let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
-        let source = peers.join("c").join(self.name).with_extension("c");
-        let program = peers.join("target/c").join(self.name);
+        let folder = match self.language {
+            Language::C => "c",
+            Language::Boost => "cpp",
+        };
+        let source = peers.join(folder).join(self.name).with_extension(folder);
+        let target = peers.join("target").join(folder);
+        let program = target.join(self.name);
         let changed = |path: &Path| fs::metadata(path).and_then(|about| about.modified());
         let wanted =
             changed(&source).map_err(|error| Absent(format!("{}: {error}", source.display())))?;
         if changed(&program).is_ok_and(|made| made >= wanted) {
             return Ok(program);
         }
-        fs::create_dir_all(peers.join("target/c"))?;
-        let status = Command::new("cc")
-            .args(["-std=gnu11", "-O2", "-pthread", "-o"])
+        fs::create_dir_all(&target)?;
+        let mut compiler = self.compiler()?;
+        let status = compiler
+            .arg("-o")
             .args([&program, &source])
             .status()
-            .map_err(|error| Absent(format!("no C compiler: cc: {error}")))?;
+            .map_err(|error| {
+                let name = compiler.get_program().display();
+                Absent(format!("no compiler: {name}: {error}"))
+            })?;
         if !status.success() {
-            return Err(format!("cc {} ended with {status}", source.display()).into());
+            return Err(format!("{compiler:?} ended with {status}").into());
         }
         Ok(program)
+    }
+
+    fn compiler(&self) -> Result<Command, Absent> {
+        let (name, flags) = match self.language {
+            Language::C => ("cc", ["-std=gnu11", "-O2", "-pthread"]),
+            Language::Boost => {
+                let why = |why: &str| Absent(why.to_owned());
+                (boost::compiler().map_err(why)?, boost::FLAGS)
+            }
+        };
+        let mut compiler = Command::new(name);
+        compiler.args(flags);
+        Ok(compiler)
     }
 }

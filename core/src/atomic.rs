@@ -1,13 +1,18 @@
-//! The only door to atomics: the hardware's, or loom's when a model is checked.
+//! The only door to atomics: the hardware's, or loom's or shuttle's when a model is checked.
 //!
 //! Every primitive names its atomics through this module, so that the same source file runs in
 //! shared memory and under [loom](https://docs.rs/loom). Loom's types are larger than the words
 //! they model and cannot be made in a `const`; layout assertions are therefore
 //! `#[cfg(not(loom))]`, and constructors go through
 //! [`const_unless_loom!`](crate::const_unless_loom).
+//!
+//! `--cfg loom --cfg shuttle` is a model too, checked by [shuttle](https://docs.rs/shuttle): all
+//! that is `cfg(loom)` stays, and the atomics are shuttle's. It takes more threads, at random, and
+//! every ordering for `SeqCst`.
 
 #[cfg(not(loom))]
 mod real {
+    pub use super::cell::UnsafeCell;
     pub use core::hint::spin_loop;
     pub use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
@@ -15,7 +20,10 @@ mod real {
     pub const fn zeroes<const N: usize>() -> [AtomicU64; N] {
         [const { AtomicU64::new(0) }; N]
     }
+}
 
+#[cfg(any(not(loom), shuttle))]
+mod cell {
     /// [`core::cell::UnsafeCell`] with loom's closure interface.
     ///
     /// The closures receive raw pointers: bytes that a peer process may write are never seen
@@ -44,10 +52,19 @@ mod real {
     }
 }
 
+#[cfg(all(loom, not(shuttle)))]
+pub(crate) use loom as checker;
+#[cfg(shuttle)]
+pub(crate) use shuttle as checker;
+
 #[cfg(loom)]
 mod real {
+    #[cfg(shuttle)]
+    pub use super::cell::UnsafeCell;
+    use super::checker;
+    pub use checker::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+    #[cfg(not(shuttle))]
     pub use loom::cell::UnsafeCell;
-    pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
     /// An array of words that are zero.
     pub fn zeroes<const N: usize>() -> [AtomicU64; N] {
@@ -56,7 +73,7 @@ mod real {
 
     /// A spinning thread gives way, or a model would never end.
     pub fn spin_loop() {
-        loom::thread::yield_now();
+        checker::thread::yield_now();
     }
 }
 
@@ -68,7 +85,7 @@ pub use real::*;
 /// For memory whose unit of access is not a Rust value: the bytes of a record in a byte ring.
 #[derive(Debug)]
 pub struct Shadow {
-    #[cfg(loom)]
+    #[cfg(all(loom, not(shuttle)))]
     cell: loom::cell::UnsafeCell<()>,
 }
 
@@ -77,7 +94,7 @@ impl Shadow {
         /// A mark for one unit of memory.
         pub fn new() -> Self {
             Self {
-                #[cfg(loom)]
+                #[cfg(all(loom, not(shuttle)))]
                 cell: loom::cell::UnsafeCell::new(()),
             }
         }
@@ -86,14 +103,14 @@ impl Shadow {
     /// The unit is read at this point.
     #[inline(always)]
     pub fn read(&self) {
-        #[cfg(loom)]
+        #[cfg(all(loom, not(shuttle)))]
         self.cell.with(|_| ());
     }
 
     /// The unit is written at this point.
     #[inline(always)]
     pub fn write(&self) {
-        #[cfg(loom)]
+        #[cfg(all(loom, not(shuttle)))]
         self.cell.with_mut(|_| ());
     }
 }

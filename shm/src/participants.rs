@@ -18,8 +18,8 @@
 //! the byte whose offset is the slot's number, the first that is free, those last whose process
 //! lives and has only left; (3) write pid, start time and namespace; (4) epoch + 1. *dead(slot,
 //! epoch)*: (5) the slot has another epoch: dead, its byte was free once; (6) the byte is free:
-//! dead (or it has executed another program), unless it has said that it leaves, and its process
-//! demonstrably lives; (7) it is locked, but
+//! dead (or it has executed another program), unless it has said that it leaves, and the kernel
+//! does not say that its process has ended; (7) it is locked, but
 //! the kernel says that the recorded process has ended: dead, and a child that it forked still
 //! holds the description.
 //!
@@ -322,7 +322,7 @@ impl Participants {
         let again = (0..self.slots).map(|number| (number, false));
         for (number, sparing) in slots.chain(again) {
             let Some(slot) = self.slot(number) else { break };
-            if sparing && slot.has_left() && slot.process().is_alive() {
+            if sparing && slot.has_left() && !slot.process().is_dead() {
                 continue;
             }
             if !ofd::try_lock(file.as_fd(), u64::from(number))? {
@@ -360,7 +360,7 @@ impl Participants {
         // A successor may have written its identity since, before its epoch: it is alive, and then
         // this is late, not wrong.
         match ofd::is_locked(self.segment.as_fd(), u64::from(id.slot())) {
-            Ok(false) => !(slot.has_left() && slot.process().is_alive()),
+            Ok(false) => !slot.has_left() || slot.process().is_dead(),
             Ok(true) => slot.process().has_ended(),
             Err(_) => false,
         }

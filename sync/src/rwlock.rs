@@ -360,6 +360,13 @@ impl<T, const SLOTS: usize> RwLock<T, SLOTS> {
         }
     }
 
+    /// Plays the kernel at the death of thread `id`, in a model.
+    #[cfg(loom)]
+    pub fn kernel_ends(&self, id: u32) {
+        self.writer.mutex.kernel_ends(id);
+        self.slots.iter().for_each(|slot| slot.kernel_ends(id));
+    }
+
     /// Whether somebody writes, at the moment of asking.
     pub fn is_locked_for_writing(&self) -> bool {
         self.writer.mutex.is_locked()

@@ -2,7 +2,7 @@
 //! shared memory. The peer is C, because that is who uses it.
 
 use super::lock;
-use crate::comparison::{Comparison, Contender, Program, Unit};
+use crate::comparison::{Comparison, Contender, Language, Program, Unit};
 
 pub(crate) const LINE: Comparison = Comparison {
     name: "lock/uncontended/pthread",
@@ -11,6 +11,7 @@ pub(crate) const LINE: Comparison = Comparison {
     bar: 0.9,
     ours: Contender::Alone(lock::ours),
     peer: Contender::Program(Program {
+        language: Language::C,
         name: "pthread_mutex",
         args: &[],
     }),

@@ -15,7 +15,7 @@ use multiprocess_shm::Shared as Owned;
 use multiprocess_sync::{Barrier, Condition, Event, Mutex, RwLock, Semaphore};
 
 use crate::clock::{SPAN, nanos_per_operation};
-use crate::comparison::{Comparison, Contender, Failure, Measured, Pair, Program, Unit};
+use crate::comparison::{Comparison, Contender, Failure, Language, Measured, Pair, Program, Unit};
 use crate::cpu::Cpus;
 use crate::stage::Stage;
 
@@ -36,6 +36,7 @@ const fn against(
         bar,
         ours,
         peer: Contender::Program(Program {
+            language: Language::C,
             name: "pthread_sync",
             args: what,
         }),
@@ -54,58 +55,64 @@ const fn pair(near: fn(&Stage) -> Measured, far: fn(&Stage) -> Result<(), Failur
 const NS: Unit = Unit::Nanoseconds;
 const RATE: Unit = Unit::MillionsPerSecond;
 
-pub(crate) const ALL: [Comparison; 8] = [
-    against(
-        "mutex/uncontended",
-        &["robust"],
-        NS,
-        1.3,
-        Contender::Alone(mutex),
-    ),
-    against(
-        "mutex/contended",
-        &["contended"],
-        RATE,
-        1.3,
-        pair(contended_near, contended_far),
-    ),
-    against(
-        "semaphore/uncontended",
-        &["semaphore"],
-        NS,
-        1.0,
-        Contender::Alone(semaphore),
-    ),
-    against(
-        "event/ping-pong",
-        &["event"],
-        NS,
-        1.25,
-        pair(event_near, event_far),
-    ),
-    against(
-        "condition/ping-pong",
-        &["condition"],
-        NS,
-        1.25,
-        pair(condition_near, condition_far),
-    ),
-    against(
-        "barrier/two-parties",
-        &["barrier"],
-        NS,
-        1.25,
-        pair(barrier_near, barrier_far),
-    ),
-    against("rwlock/read", &["read"], NS, 1.0, Contender::Alone(read)),
-    against(
-        "rwlock/read/two-processes",
-        &["readers"],
-        RATE,
-        1.5,
-        pair(readers_near, readers_far),
-    ),
-];
+pub(crate) const MUTEX: Comparison = against(
+    "mutex/uncontended",
+    &["robust"],
+    NS,
+    1.3,
+    Contender::Alone(mutex),
+);
+
+pub(crate) const CONTENDED: Comparison = against(
+    "mutex/contended",
+    &["contended"],
+    RATE,
+    1.3,
+    pair(contended_near, contended_far),
+);
+
+pub(crate) const SEMAPHORE: Comparison = against(
+    "semaphore/uncontended",
+    &["semaphore"],
+    NS,
+    1.0,
+    Contender::Alone(semaphore),
+);
+
+pub(crate) const EVENT: Comparison = against(
+    "event/ping-pong",
+    &["event"],
+    NS,
+    1.25,
+    pair(event_near, event_far),
+);
+
+pub(crate) const CONDITION: Comparison = against(
+    "condition/ping-pong",
+    &["condition"],
+    NS,
+    1.25,
+    pair(condition_near, condition_far),
+);
+
+pub(crate) const BARRIER: Comparison = against(
+    "barrier/two-parties",
+    &["barrier"],
+    NS,
+    1.25,
+    pair(barrier_near, barrier_far),
+);
+
+pub(crate) const READ: Comparison =
+    against("rwlock/read", &["read"], NS, 1.0, Contender::Alone(read));
+
+pub(crate) const READERS: Comparison = against(
+    "rwlock/read/two-processes",
+    &["readers"],
+    RATE,
+    1.5,
+    pair(readers_near, readers_far),
+);
 
 /// What pairs share. All zeroes but for the barrier's parties.
 #[derive(ShmSafe)]

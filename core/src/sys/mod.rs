@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | Linux futex | `linux.rs` | `target_os` is linux or android |
 //! | the same: thread ids, robust lists, fork | `linux_thread.rs` | the same |
-//! | loom's mock | `model.rs` | `--cfg loom` |
+//! | the models' mock | `model.rs` | `--cfg loom`; with shuttle: `--cfg loom --cfg shuttle` |
 //! | POSIX semaphores in a table of the user | `posix_sem.rs` | `--cfg multiprocess_park="posix_sem"`, on Linux: for Unixes without futexes, where nothing else is there yet |
 
 use crate::atomic::{AtomicU32, AtomicU64};

@@ -1,7 +1,7 @@
-//! Loom's mock of the park backend: a queue of parked threads under a modelled mutex.
+//! The models' mock of the park backend, loom's and shuttle's: a queue of parked threads under a modelled mutex.
 //!
 //! Time stands still: a wait ends by a wake, or when the model itself calls [`expire_one`]. A lost
-//! wake therefore shows as a deadlock, which loom reports, and no inner bound hides it.
+//! wake therefore shows as a deadlock, which both report, and no inner bound hides it.
 #![allow(missing_docs, unreachable_pub)]
 
 extern crate std;
@@ -9,10 +9,9 @@ extern crate std;
 use core::cell::Cell;
 use std::vec::Vec;
 
-use loom::sync::Mutex;
-use loom::thread::{self, Thread};
-
-use crate::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use crate::atomic::checker::sync::Mutex;
+use crate::atomic::checker::thread::{self, Thread};
+use crate::atomic::{AtomicU32, AtomicU64, Ordering, checker, fence};
 use crate::park::{Parked, WaitEntry, WaitWord};
 use crate::{Deadline, Errno};
 
@@ -32,7 +31,7 @@ struct Queue {
     next_ticket: usize,
 }
 
-loom::lazy_static! {
+checker::lazy_static! {
     static ref QUEUE: Mutex<Queue> = Mutex::new(Queue::default());
 }
 

@@ -23,7 +23,7 @@ pub(crate) struct Identity {
     pub(crate) pid: u32,
     /// Clock ticks since boot (`/proc/PID/stat`, field 22); 0 if there is no procfs.
     pub(crate) start_time: u64,
-    /// Inode of `/proc/self/ns/pid`; 0 if there is no procfs.
+    /// Inode of `/proc/thread-self/ns/pid`; 0 if there is no procfs.
     pub(crate) pid_namespace: u64,
 }
 
@@ -59,36 +59,42 @@ impl Identity {
         }
     }
 
-    /// Whether this process demonstrably lives: same namespace, same id, same start time.
-    pub(crate) fn is_alive(self) -> bool {
+    /// Whether the kernel attests that this process has ended, also if a later one has its id.
+    /// `false` if it cannot tell: another PID namespace, or a `/proc` that hides the process or is
+    /// another namespace's.
+    pub(crate) fn is_dead(self) -> bool {
+        self.has_ended() || self.has_successor()
+    }
+
+    /// Whether another process has this id now.
+    fn has_successor(self) -> bool {
         self.start_time != 0
             && self.pid_namespace != 0
             && self.pid_namespace == pid_namespace()
-            && !self.has_ended()
-            && proc_path(format_args!("{}/stat", self.pid), start_time) == Ok(self.start_time)
+            && proc_counts_as_we_do()
+            && proc_path(format_args!("{}/stat", self.pid), start_time)
+                .is_ok_and(|now| now != self.start_time)
     }
+}
 
-    /// Whether the kernel attests that this process has ended. `false` if it cannot tell:
-    /// another PID namespace, or no procfs.
-    pub(crate) fn is_dead(self) -> bool {
-        if self.start_time == 0 || self.pid_namespace == 0 || self.pid_namespace != pid_namespace()
-        {
-            return false;
-        }
-        match proc_path(format_args!("{}/stat", self.pid), start_time) {
-            Ok(now) => now != self.start_time,
-            Err(Errno::NOENT | Errno::SRCH) => true,
-            Err(_) => false,
-        }
-    }
+/// Whether `/proc` is that of our own PID namespace: it has us under the id that we have.
+fn proc_counts_as_we_do() -> bool {
+    let mut id = [0u8; 16];
+    let Ok(len) = fs::readlinkat_raw(fs::CWD, c"/proc/self", &mut id) else {
+        return false;
+    };
+    let id = core::str::from_utf8(&id[..len]).ok();
+    id.and_then(|id| id.parse().ok()) == Some(getpid().as_raw_nonzero().get())
 }
 
 /// The inode that names this process's PID namespace; 0 without procfs.
+///
+/// As in every path here `thread-self`: `self` is the main thread, which may have ended.
 pub(crate) fn pid_namespace() -> u64 {
-    fs::stat(c"/proc/self/ns/pid").map_or(0, |stat| stat.st_ino)
+    fs::stat(c"/proc/thread-self/ns/pid").map_or(0, |stat| stat.st_ino)
 }
 
-/// Start time of the process behind a `stat` file. A zombie has ended: `SRCH`.
+/// Start time of the process behind a `stat` file; also of a zombie, whose other threads may live.
 fn start_time(path: &CStr) -> Result<u64, Errno> {
     let file = fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let mut bytes = [0u8; 1024];
@@ -96,17 +102,12 @@ fn start_time(path: &CStr) -> Result<u64, Errno> {
     parse_stat(&bytes[..len]).ok_or(Errno::SRCH)
 }
 
-/// Field 22, unless field 3 says that the process is a zombie. Field 2 is the command in
-/// parentheses and may itself contain blanks and parentheses.
+/// Field 22. Field 2 is the command in parentheses and may itself contain blanks and parentheses.
 fn parse_stat(stat: &[u8]) -> Option<u64> {
     let after_command = stat.iter().rposition(|byte| *byte == b')')? + 2;
     let mut fields = stat.get(after_command..)?.split(|byte| *byte == b' ');
-    let state = fields.next()?;
-    if matches!(state, b"Z" | b"X") {
-        return None;
-    }
-    // Fields 4 to 21 lie between.
-    let text = core::str::from_utf8(fields.nth(18)?).ok()?;
+    // Fields 3 to 21 lie between.
+    let text = core::str::from_utf8(fields.nth(19)?).ok()?;
     text.parse().ok()
 }
 
@@ -273,7 +274,10 @@ mod tests {
         }
         stat += " 4711 0 0";
         assert_eq!(parse_stat(stat.as_bytes()), Some(4711));
-        assert_eq!(parse_stat(stat.replace(") S", ") Z").as_bytes()), None);
+        assert_eq!(
+            parse_stat(stat.replace(") S", ") Z").as_bytes()),
+            Some(4711)
+        );
         assert_eq!(parse_stat(b"7 (x) S 1"), None);
         assert_eq!(parse_stat(b""), None);
     }

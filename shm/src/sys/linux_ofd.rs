@@ -43,9 +43,10 @@ impl Flock {
 
 /// A file description of one's own for a file that is open already.
 pub(crate) fn reopen(file: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
-    super::proc_path(format_args!("self/fd/{}", file.as_raw_fd()), |path| {
-        fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-    })
+    super::proc_path(
+        format_args!("thread-self/fd/{}", file.as_raw_fd()),
+        |path| fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()),
+    )
 }
 
 /// Locks `byte` for this file description; `false` if another one has it. What it had of it before
