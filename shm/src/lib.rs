@@ -13,6 +13,7 @@
 #![cfg_attr(not(any(feature = "std", test)), no_std)]
 #![warn(clippy::unnecessary_safety_comment)]
 
+mod arena;
 mod header;
 mod mapping;
 #[cfg(feature = "std")]
@@ -33,6 +34,10 @@ mod sys;
 pub mod transfer;
 mod turn;
 
+pub use arena::{
+    AllocError, Arena, ArenaBox, ArenaConfig, ArenaState, ArenaStatistics, Block, BlockInfo,
+    FreeError, Offset, Recovered,
+};
 pub use mapping::Mapping;
 #[cfg(feature = "std")]
 pub use named::{

@@ -4,13 +4,15 @@
 //! that nobody inherits.
 #![cfg(all(not(loom), target_os = "linux"))]
 
+mod common;
+
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use multiprocess_core::{ParticipantId, Peers};
+use common::peers;
 use multiprocess_shm::{Snapshot, SnapshotError};
 use multiprocess_testkit::watchdog::Watchdog;
-use multiprocess_testkit::{Config, Control, Env, Operation, Outcome, Role, Subject, sweep};
+use multiprocess_testkit::{Config, Env, Operation, Outcome, Subject, sweep};
 
 type Value = [u64; 4];
 const OLD: Value = [1; 4];
@@ -21,42 +23,6 @@ const BROKEN: u64 = 1;
 
 /// Until a checker calls a turn lost: far more than any inner bound, on a busy machine too.
 const PATIENCE: Duration = Duration::from_secs(8);
-
-/// The participants of a run: the harness attests the victim's death.
-struct InRun<'a> {
-    role: Role,
-    control: &'a Control,
-}
-
-fn peers<'a>(env: &Env<'a>) -> InRun<'a> {
-    InRun {
-        role: env.role,
-        control: env.control,
-    }
-}
-
-fn id(role: Role) -> ParticipantId {
-    ParticipantId::new(role as u16, 1)
-}
-
-// SAFETY: dead is only who the harness has killed.
-unsafe impl Peers for InRun<'_> {
-    fn me(&self) -> ParticipantId {
-        id(self.role)
-    }
-
-    fn is_dead(&self, participant: ParticipantId) -> bool {
-        participant == id(Role::Victim) && self.control.victim_is_dead()
-    }
-
-    fn table(&self) -> u32 {
-        1
-    }
-
-    fn share_pid_namespace(&self) -> bool {
-        true
-    }
-}
 
 fn snapshot<'a>(env: &Env<'a>) -> &'a Snapshot<Value> {
     // SAFETY: aligned, inside the segment, all atomics.

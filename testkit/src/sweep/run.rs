@@ -1,9 +1,11 @@
 //! The sweep itself: one fresh run for each instruction and mode.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::Instant;
+
+mod recoverer;
 
 use super::segment::{Segment, map};
 use super::{Config, Mode, Outcome, Subject};
@@ -473,79 +475,6 @@ impl<'s> Sweep<'s> {
         run.victim.kill();
         self.aftermath(run, Some((which, rival)), mode, &before)
             .map(drop)
-    }
-
-    /// For each distinct crash state: the recoverer is killed at every instruction, and another
-    /// one cleans up after both.
-    fn kill_recoverers(&mut self) {
-        if !self.subject.has_recovery() {
-            return;
-        }
-        let since = self.report.violations.len();
-        let mut kills = 0;
-        for step in self.crash_states.clone() {
-            let mut states = HashSet::new();
-            let mut recoverer_step = 0;
-            loop {
-                let result = self.kill_recoverer(step, recoverer_step, &mut states);
-                kills += 2;
-                match result {
-                    Ok(true) => break,
-                    Ok(false) => {}
-                    Err(message) => {
-                        let mode = Mode::RecovererKilled;
-                        self.violation(mode, None, step, Some(recoverer_step), message);
-                        break;
-                    }
-                }
-                recoverer_step += 1;
-            }
-            if self.too_many(since) {
-                break;
-            }
-        }
-        self.report
-            .kills
-            .push(("victim and recoverer".to_owned(), kills));
-    }
-
-    /// `true` once the recoverer has come to its end.
-    fn kill_recoverer(
-        &self,
-        step: u64,
-        recoverer_step: u64,
-        states: &mut HashSet<u64>,
-    ) -> Result<bool, String> {
-        let mut run = self.bring(Point {
-            step,
-            asleep: false,
-        })?;
-        let before = self.segment.snapshot();
-        run.victim.kill();
-        let mut recoverer = Tracee::start(|| {
-            let env = self.env(Role::Recoverer);
-            Box::new(move || {
-                self.subject.recover(&env, Role::Victim);
-                0
-            })
-        })?;
-        let patience = self.config.patience;
-        let at = recoverer.advance(recoverer_step, None, &mut || (), patience, &mut |_, _| ());
-        let done = at == At::Done;
-        recoverer.kill();
-        // A state that was judged before is judged alike.
-        if states.insert(self.state_hash(done)) {
-            self.child(Role::SecondRecoverer, |env| {
-                self.subject.recover(env, Role::Victim);
-                self.subject.recover(env, Role::Recoverer);
-                Ok(0)
-            })?;
-            self.aftermath(run, None, Mode::RecovererKilled, &before)?;
-        }
-        match at {
-            At::Here | At::Done => Ok(done),
-            other => Err(format!("recovery ends in {other:?}")),
-        }
     }
 }
 

@@ -1,0 +1,86 @@
+//! What the dead have left.
+
+use multiprocess_core::{Memory, ParticipantId, Peers};
+
+use super::Arena;
+use super::words::{Chunk, FREE_UNIT, UNIT, holder};
+
+/// What [`Arena::recover`] has given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Recovered {
+    /// Blocks of the dead.
+    pub blocks: u64,
+    /// Bytes of those blocks.
+    pub bytes: u64,
+    /// Chunks that the dead were at work on.
+    pub chunks: u64,
+}
+
+impl<M: Memory, P: Peers> Arena<M, P> {
+    /// Gives back all that dead participants held. Walks the whole arena; to be called at any time,
+    /// by any number of processes at once. Whoever holds a block as a [participant](Peers) that has
+    /// only left, and whose process lives, keeps it.
+    pub fn recover(&self) -> Recovered {
+        let mut recovered = Recovered::default();
+        let me = self.peers.me();
+        if me.is_anonymous() {
+            return recovered;
+        }
+        for chunk in 0..self.config.chunks() {
+            recovered.chunks += self.recover_chunk(chunk, me);
+        }
+        let mut last = (ParticipantId::ANONYMOUS, false);
+        for unit in 0..self.parts().units.len() as u32 {
+            let Some(by) = self.unit_word(unit).and_then(holder) else {
+                continue;
+            };
+            // Blocks of one holder lie together, and the kernel is asked about each.
+            if by != last.0 {
+                last = (by, by != me && self.is_dead(by));
+            }
+            if last.1 {
+                let units = self.recover_unit(unit, by, me);
+                recovered.blocks += u64::from(units > 0);
+                recovered.bytes += u64::from(units) * UNIT as u64;
+            }
+        }
+        recovered
+    }
+
+    /// Step 16. How many chunks it was.
+    fn recover_chunk(&self, chunk: u32, me: ParticipantId) -> u64 {
+        match self.chunk(chunk) {
+            Some(Chunk::Claimed(by)) if by != me && self.is_dead(by) => {
+                // The word that was judged is the word that is replaced.
+                if !self.turn(chunk, Chunk::Claimed(by), Chunk::Claimed(me)) {
+                    return 0;
+                }
+                let chunks = 1 + self.bodies_behind(chunk);
+                self.clear_run(chunk, chunks, me, None);
+                u64::from(chunks)
+            }
+            _ => 0,
+        }
+    }
+
+    /// Step 17. How many units the block had.
+    fn recover_unit(&self, unit: u32, by: ParticipantId, me: ParticipantId) -> u32 {
+        let head = unit >> self.config.shift();
+        match self.chunk(head) {
+            Some(Chunk::Large(chunks)) if self.is_first(unit) => {
+                match self.free_large(head, chunks, me, by.bits()) {
+                    true => chunks << self.config.shift(),
+                    false => 0,
+                }
+            }
+            Some(Chunk::Slab(class)) if self.claim(unit, by.bits(), FREE_UNIT) => {
+                self.slab_units(class).unwrap_or(0)
+            }
+            _ => {
+                self.claim(unit, by.bits(), FREE_UNIT);
+                0
+            }
+        }
+    }
+}

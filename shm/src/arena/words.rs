@@ -1,0 +1,154 @@
+//! What the words of an arena say.
+
+use multiprocess_core::ParticipantId;
+
+/// Bytes of a unit: the alignment of blocks, and what sizes are counted in.
+pub(super) const UNIT: usize = 64;
+
+// A unit's word, at the first unit of a block:
+//
+// | word | meaning | who enters | who leaves |
+// |---|---|---|---|
+// | FREE | no block begins here | owner's free, recoverer | allocator (1) |
+// | participant | held by that one | allocator (1, 6) | owner, recoverer once it is dead |
+// | SHARED | belongs to those who count in it | owner | who counts it down to nothing |
+pub(super) const FREE_UNIT: u32 = 0;
+pub(super) const SHARED_UNIT: u32 = u32::MAX;
+
+/// What holds a unit.
+pub(super) fn holder(word: u32) -> Option<ParticipantId> {
+    match word {
+        FREE_UNIT | SHARED_UNIT => None,
+        bits => Some(ParticipantId::from_bits(bits)),
+    }
+}
+
+/// What a chunk is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Chunk {
+    /// For nothing.
+    Free,
+    /// That participant is about to change what it is used for.
+    Claimed(ParticipantId),
+    /// For blocks of that size class.
+    Slab(u32),
+    /// First of so many chunks that are one block.
+    Large(u32),
+    /// So many chunks behind such a first one.
+    Body(u32),
+}
+
+// A chunk's word: kind in the top four bits, argument in the low half.
+//
+// | word | meaning | who enters | who leaves |
+// |---|---|---|---|
+// | Free (0) | nothing in it | claimer, last | claimer (2, 5) |
+// | Claimed | somebody is at work on it | claimer (2, 5), freer, reclaimer, heir | the same |
+// | Slab | blocks of one class | claimer (3) | reclaimer |
+// | Large | first of a run that is one block | claimer, after the bodies (8) | its owner's free, recoverer |
+// | Body | behind a Claimed or Large one | claimer of the run (7) | freer of the run, last to first |
+const KIND_SHIFT: u32 = 60;
+const CLAIMED: u64 = 1;
+const SLAB: u64 = 2;
+const LARGE: u64 = 3;
+const BODY: u64 = 4;
+
+impl Chunk {
+    /// `None` for what no process of ours writes.
+    #[inline]
+    pub(super) fn of(word: u64) -> Option<Self> {
+        let argument = word as u32;
+        if word & !(0xf << KIND_SHIFT) != u64::from(argument) {
+            return None;
+        }
+        match word >> KIND_SHIFT {
+            0 if argument == 0 => Some(Self::Free),
+            CLAIMED => Some(Self::Claimed(ParticipantId::from_bits(argument))),
+            SLAB => Some(Self::Slab(argument)),
+            LARGE if argument > 0 => Some(Self::Large(argument)),
+            BODY if argument > 0 => Some(Self::Body(argument)),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    pub(super) const fn word(self) -> u64 {
+        let (kind, argument) = match self {
+            Self::Free => (0, 0),
+            Self::Claimed(by) => (CLAIMED, by.bits()),
+            Self::Slab(class) => (SLAB, class),
+            Self::Large(chunks) => (LARGE, chunks),
+            Self::Body(distance) => (BODY, distance),
+        };
+        kind << KIND_SHIFT | argument as u64
+    }
+}
+
+/// Size classes at most: the largest block of a slab is half a chunk of [`MAX_CHUNK_UNITS`].
+pub(super) const CLASSES: usize = 49;
+
+/// log2 of the units of the smallest and of the largest chunk: 4 KiB and 1 MiB.
+pub(super) const MIN_SHIFT: u32 = 6;
+pub(super) const MAX_SHIFT: u32 = 14;
+
+/// Units of a class's blocks: 1, 2, 3, 4, then four to each doubling.
+#[inline]
+pub(super) const fn units_of(class: u32) -> u32 {
+    if class < 4 {
+        return class + 1;
+    }
+    let (group, step) = ((class - 4) / 4, (class - 4) % 4 + 1);
+    (4 << group) + (step << group)
+}
+
+/// The smallest class whose blocks have `units`, which is 1 at least.
+#[inline]
+pub(super) const fn class_of(units: u32) -> u32 {
+    if units <= 4 {
+        return units - 1;
+    }
+    let group = ((units - 1) / 4).ilog2();
+    let step = (units - (4 << group)).div_ceil(1 << group);
+    4 + 4 * group + step - 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_size_gets_the_smallest_class_that_fits() {
+        for units in 1..=1 << (MAX_SHIFT - 1) {
+            let class = class_of(units);
+            assert!((class as usize) < CLASSES, "{units}: {class}");
+            assert!(units_of(class) >= units, "{units}");
+            assert!(class == 0 || units_of(class - 1) < units, "{units}");
+            // A quarter is wasted at most.
+            assert!(units <= 4 || units_of(class) * 4 <= units * 5, "{units}");
+        }
+    }
+
+    #[test]
+    fn words_say_what_they_were_made_of_and_others_nothing() {
+        let someone = ParticipantId::new(3, 9);
+        for chunk in [
+            Chunk::Free,
+            Chunk::Claimed(someone),
+            Chunk::Slab(7),
+            Chunk::Large(1),
+            Chunk::Body(u32::MAX),
+        ] {
+            assert_eq!(Chunk::of(chunk.word()), Some(chunk));
+        }
+        for word in [
+            1,
+            5 << 60,
+            u64::MAX,
+            SLAB << 60 | 1 << 32,
+            LARGE << 60,
+            BODY << 60,
+        ] {
+            assert_eq!(Chunk::of(word), None, "{word:#x}");
+        }
+    }
+}
