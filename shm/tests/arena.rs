@@ -87,7 +87,7 @@ fn blocks_are_aligned_and_as_large_as_asked_for() {
         for align in [1, 64, 128] {
             let layout = Layout::from_size_align(size, align).unwrap();
             let block = arena.allocate(layout).unwrap();
-            assert!(block.size() >= size && block.offset() % 64 == 0);
+            assert!(block.size() >= size && block.offset().is_multiple_of(64));
             assert!(block.size() <= (size + 128) * 2, "{size}: {}", block.size());
             let address = arena.data(&block).addr().get();
             assert!(address.is_multiple_of(align.max(64)));
@@ -300,7 +300,7 @@ fn threads_and_participants_never_get_the_same_bytes() {
     std::thread::scope(|scope| {
         for (number, arena) in arenas.iter().enumerate() {
             for thread in 0..2 {
-                let seed = 1 + (number as u64) << 4 | thread;
+                let seed = ((number as u64 + 1) << 4) | thread;
                 scope.spawn(move || trace(arena, seed, 100_000, 100_000));
             }
         }

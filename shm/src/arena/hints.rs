@@ -31,7 +31,7 @@ impl Hints {
         let spread = u64::from(number.wrapping_mul(0x9e37_79b9));
         let chunk = ((spread * u64::from(config.chunks())) >> 32) as u32;
         Self {
-            classes: [const { ClassHints::new() }; CLASSES],
+            classes: core::array::from_fn(|_| ClassHints::new()),
             chunk: AtomicU32::new(chunk),
         }
         .beginning_at(chunk << config.shift())
@@ -91,9 +91,9 @@ impl Hints {
 }
 
 impl ClassHints {
-    const fn new() -> Self {
+    fn new() -> Self {
         Self {
-            recent: [const { AtomicU32::new(0) }; RECENT],
+            recent: core::array::from_fn(|_| AtomicU32::new(0)),
             len: AtomicU32::new(0),
             cursor: AtomicU32::new(0),
         }
