@@ -73,8 +73,7 @@ fn blocks_never_overlap_and_what_the_dead_held_comes_back() {
     let arena = Arena::attach(segment.try_clone().unwrap(), table.join().unwrap()).unwrap();
     let mut random = Random(0x9e37_79b9 ^ u64::from(std::process::id()));
     println!("seed {:#x}", random.0);
-    let start =
-        |seed: u64| Child::run(test, &seed.to_string(), &[table.as_fd(), segment.as_fd()]);
+    let start = |seed: u64| Child::run(test, &seed.to_string(), &[table.as_fd(), segment.as_fd()]);
     let mut workers = [start(1), start(2)];
     let (mut recovered, mut midway) = (0, 0);
     for round in 0..kills {
