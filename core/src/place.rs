@@ -60,6 +60,15 @@ impl<'a> Region<'a> {
         self.len == 0
     }
 
+    /// `len` of its bytes, from `offset` on; `None` if they are not all inside.
+    pub fn sub(&self, offset: usize, len: usize) -> Option<Self> {
+        if offset.checked_add(len)? > self.len {
+            return None;
+        }
+        // SAFETY: `offset` is inside, or at the end; the rest is as for the whole.
+        Some(unsafe { Self::new(self.base.add(offset), len) })
+    }
+
     /// Whether an object of `layout` can be initialised here.
     ///
     /// # Errors

@@ -64,6 +64,8 @@ mod hints;
 mod large;
 mod layout;
 mod recover;
+#[cfg(feature = "std")]
+mod shared;
 mod small;
 mod statistics;
 mod words;
@@ -75,7 +77,7 @@ pub use statistics::{ArenaStatistics, BlockInfo};
 
 use hints::Hints;
 use layout::Parts;
-use words::{Chunk, FREE_UNIT, SHARED_UNIT, UNIT, class_of, units_of};
+use words::{Chunk, FREE_UNIT, SHARED_SLOT, UNIT, class_of, units_of};
 
 /// The largest alignment of a block.
 const MAX_ALIGN: usize = 128;
@@ -148,7 +150,7 @@ impl<M: Memory, P: Peers> Arena<M, P> {
     #[inline]
     pub fn allocate(&self, layout: Layout) -> Result<Block, AllocError> {
         let me = self.peers.me();
-        if me.is_anonymous() || me.bits() == SHARED_UNIT {
+        if me.is_anonymous() || me.slot() == SHARED_SLOT {
             return Err(AllocError::NotAParticipant);
         }
         if layout.size() == 0 {

@@ -4,17 +4,23 @@
 //! |---|---|
 //! | [`Mapping`] | bytes of a memfd or file, mapped, reserved up front, sealed against shrinking |
 //! | [`Segment`] | a mapping with the versioned header that attach validates |
+//! | [`Named`] | a segment that is found by name, and goes with its last user |
 //! | [`Shared<T>`](Shared) | one `T` in a segment of its own: an `Arc` between processes |
+//! | [`Arena`], [`Heap`] | blocks; counted and named values in them |
+//! | [`Snapshot`] | a value that is read whole without being in its writer's way |
+//! | [`SharedMemory`], [`ShareableList`] | Python's |
 //! | [`Participants`] | who shares memory, and who of them is still alive |
 //! | [`transfer`] | how handles travel inside serde messages |
 //!
-//! `no_std` without the `std` feature (then without [`Shared`]); no libc. The crate's
+//! `no_std` without the `std` feature (then without names, [`Shared`] and [`Heap`]); no libc. The crate's
 //! `README.md` is its design document.
 #![cfg_attr(not(any(feature = "std", test)), no_std)]
 #![warn(clippy::unnecessary_safety_comment)]
 
 mod arena;
 mod header;
+#[cfg(feature = "std")]
+mod heap;
 mod mapping;
 #[cfg(feature = "std")]
 mod named;
@@ -38,6 +44,8 @@ pub use arena::{
     AllocError, Arena, ArenaBox, ArenaConfig, ArenaState, ArenaStatistics, Block, BlockInfo,
     FreeError, Offset, Recovered,
 };
+#[cfg(feature = "std")]
+pub use heap::{Counted, Heap, HeapConfig, HeapError, MAX_KEY, ObjectInfo};
 pub use mapping::Mapping;
 #[cfg(feature = "std")]
 pub use named::{

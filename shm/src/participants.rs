@@ -33,6 +33,7 @@
 
 use core::alloc::Layout;
 use core::fmt;
+use core::ptr::NonNull;
 
 use multiprocess_core::atomic::{AtomicU32, AtomicU64, Ordering, spin_loop};
 use multiprocess_core::thread::generation;
@@ -95,7 +96,7 @@ mod layout {
 }
 
 /// The state in shared memory.
-struct Table;
+pub(crate) struct Table;
 
 // SAFETY: `attach` checks magic, version and that as many slots as it returns fit the region.
 unsafe impl Place for Table {
@@ -202,6 +203,8 @@ unsafe impl Place for Table {
 /// then joins anew.
 pub struct Participants {
     segment: Segment,
+    /// Where the table begins in the segment's payload; the byte locks begin at the same number.
+    offset: usize,
     slots: u32,
 }
 
@@ -245,7 +248,11 @@ impl Participants {
     /// [`Segment::create`].
     pub fn new(slots: u32) -> Result<Self, CreateError> {
         let segment = Segment::create_place::<Table>(&slots)?;
-        Ok(Self { segment, slots })
+        Ok(Self {
+            segment,
+            offset: 0,
+            slots,
+        })
     }
 
     /// Attaches to the table behind a descriptor that came from [`as_fd`](AsFd::as_fd).
@@ -255,7 +262,27 @@ impl Participants {
     /// As [`Segment::attach`].
     pub fn attach(file: OwnedFd) -> Result<Self, AttachError> {
         let (segment, slots) = Segment::attach_place::<Table>(file)?;
-        Ok(Self { segment, slots })
+        Ok(Self {
+            segment,
+            offset: 0,
+            slots,
+        })
+    }
+
+    /// Attaches to the table that lies in a segment among other things.
+    #[cfg(feature = "std")]
+    pub(crate) fn within(segment: Segment, offset: usize) -> Result<Self, AttachError> {
+        let payload = segment.payload();
+        let have = payload.len() as u64;
+        let rest = payload.len().saturating_sub(offset);
+        let table = payload.sub(offset, rest);
+        let need = offset as u64;
+        let slots = Table::attach(table.ok_or(AttachError::Truncated { need, have })?)?;
+        Ok(Self {
+            segment,
+            offset,
+            slots,
+        })
     }
 
     /// Becomes a participant until the handle is dropped or the process ends.
@@ -266,6 +293,7 @@ impl Participants {
     pub fn join(&self) -> Result<Participant, ParticipantError> {
         let table = Self {
             segment: self.segment.try_clone().map_err(errno_of)?,
+            offset: self.offset,
             slots: self.slots,
         };
         let (file, id) = table.take_slot()?;
@@ -298,9 +326,19 @@ impl Participants {
         self.slots
     }
 
+    fn base(&self) -> NonNull<u8> {
+        // SAFETY: the table was found to fit behind it.
+        unsafe { self.segment.payload().base().add(self.offset) }
+    }
+
+    /// The byte of a slot's lock.
+    fn byte(&self, slot: u32) -> u64 {
+        self.offset as u64 + u64::from(slot)
+    }
+
     fn header(&self) -> &Header {
         // SAFETY: checked when the table was made or attached; the segment stays mapped.
-        unsafe { self.segment.payload().base().cast::<Header>().as_ref() }
+        unsafe { self.base().cast::<Header>().as_ref() }
     }
 
     fn slot(&self, number: u32) -> Option<&Slot> {
@@ -309,7 +347,7 @@ impl Participants {
         }
         // SAFETY: `number` is below the slots that were found to fit; the bytes are atomics.
         unsafe {
-            let first = self.segment.payload().base().add(size_of::<Header>());
+            let first = self.base().add(size_of::<Header>());
             Some(first.cast::<Slot>().add(number as usize).as_ref())
         }
     }
@@ -325,7 +363,7 @@ impl Participants {
             if sparing && slot.has_left() && !slot.process().is_dead() {
                 continue;
             }
-            if !ofd::try_lock(file.as_fd(), u64::from(number))? {
+            if !ofd::try_lock(file.as_fd(), self.byte(number))? {
                 continue;
             }
             let me = Identity::own();
@@ -359,7 +397,7 @@ impl Participants {
         }
         // A successor may have written its identity since, before its epoch: it is alive, and then
         // this is late, not wrong.
-        match ofd::is_locked(self.segment.as_fd(), u64::from(id.slot())) {
+        match ofd::is_locked(self.segment.as_fd(), self.byte(id.slot().into())) {
             Ok(false) => !slot.has_left() || slot.process().is_dead(),
             Ok(true) => slot.process().has_ended(),
             Err(_) => false,
@@ -367,7 +405,7 @@ impl Participants {
     }
 
     fn takes_part(&self, id: ParticipantId) -> bool {
-        let locked = ofd::is_locked(self.segment.as_fd(), u64::from(id.slot()));
+        let locked = ofd::is_locked(self.segment.as_fd(), self.byte(id.slot().into()));
         locked == Ok(true) && !self.has_died(id)
     }
 }

@@ -57,6 +57,19 @@ pub(crate) enum TurnError {
 #[must_use]
 pub(crate) struct Taken<'a> {
     turn: &'a Turn,
+    #[cfg_attr(
+        not(feature = "std"),
+        expect(dead_code, reason = "asked by the directory")
+    )]
+    inherited: bool,
+}
+
+impl Taken<'_> {
+    /// Whether its last holder died with it: what that one was at must be repaired first.
+    #[cfg(feature = "std")]
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.inherited
+    }
 }
 
 impl Turn {
@@ -79,13 +92,16 @@ impl Turn {
         let mine = u64::from(me.bits());
         // Acquire pairs with the Release half in `drop`.
         match self.0.compare_exchange(FREE, mine, Acquire, Relaxed) {
-            Ok(_) => Ok(self.taken()),
+            Ok(_) => Ok(self.taken(false)),
             Err(_) => self.take_contended(peers, mine, deadline),
         }
     }
 
-    fn taken(&self) -> Taken<'_> {
-        Taken { turn: self }
+    fn taken(&self, inherited: bool) -> Taken<'_> {
+        Taken {
+            turn: self,
+            inherited,
+        }
     }
 
     #[cold]
@@ -106,7 +122,7 @@ impl Turn {
                     .0
                     .compare_exchange(seen, mine | slept, Acquire, Relaxed);
                 if taken.is_ok() {
-                    return Ok(self.taken());
+                    return Ok(self.taken(false));
                 }
                 continue;
             }
@@ -118,7 +134,7 @@ impl Turn {
             let holder = ParticipantId::from_bits(seen as u32);
             // Before it sleeps, too: whoever holds it for longer than we spin may well be dead.
             if self.inherit(peers, seen, holder, mine) {
-                return Ok(self.taken());
+                return Ok(self.taken(true));
             }
             if deadline.has_passed() {
                 return Err(TurnError::Timeout);

@@ -3,7 +3,7 @@
 use multiprocess_core::{Memory, ParticipantId, Peers};
 
 use super::Arena;
-use super::words::{Chunk, FREE_UNIT, SHARED_UNIT, UNIT, holder};
+use super::words::{Chunk, FREE_UNIT, UNIT, holder};
 
 /// Numbers about an arena. Counted by walking it: exact when nobody is at work, near otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -83,11 +83,7 @@ impl<M: Memory, P: Peers> Arena<M, P> {
             Some(BlockInfo {
                 offset: block.offset(),
                 size: block.size() as u64,
-                holder: if word == SHARED_UNIT {
-                    None
-                } else {
-                    holder(word)
-                },
+                holder: holder(word),
             })
         })
     }

@@ -11,16 +11,16 @@ pub(super) const UNIT: usize = 64;
 // |---|---|---|---|
 // | FREE | no block begins here | owner's free, recoverer | allocator (1) |
 // | participant | held by that one | allocator (1, 6) | owner, recoverer once it is dead |
-// | SHARED | belongs to those who count in it | owner | who counts it down to nothing |
+// | shared(c) | belongs to those who are counted in counter c | owner | whoever has c to itself |
 pub(super) const FREE_UNIT: u32 = 0;
-pub(super) const SHARED_UNIT: u32 = u32::MAX;
+
+/// No participant of an arena has this slot: words with it are `shared`.
+pub(super) const SHARED_SLOT: u16 = u16::MAX;
 
 /// What holds a unit.
 pub(super) fn holder(word: u32) -> Option<ParticipantId> {
-    match word {
-        FREE_UNIT | SHARED_UNIT => None,
-        bits => Some(ParticipantId::from_bits(bits)),
-    }
+    let by = ParticipantId::from_bits(word);
+    (word != FREE_UNIT && by.slot() != SHARED_SLOT).then_some(by)
 }
 
 /// What a chunk is used for.

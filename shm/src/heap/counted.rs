@@ -1,0 +1,155 @@
+//! `Counted<T>`: a shared value in a heap.
+
+use std::alloc::Layout;
+use std::fmt;
+use std::ops::Deref;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use multiprocess_core::thread::generation;
+use multiprocess_core::{LayoutHash, Peers, ShmSafe};
+
+use super::counts::Handle;
+use super::{HeapError, Inner};
+use crate::AllocError;
+
+/// One `T` in a [`Heap`](super::Heap), owned together by every process that has a reference: an
+/// `Arc` between processes, in a block of a few dozen bytes where a [`Shared`](crate::Shared) has
+/// a memfd of its own.
+///
+/// Cheap to clone within a process. Another process gets it by name, or by a [token](Self::token).
+///
+/// # Crash safety
+///
+/// Each process is counted for itself: what a killed one had is taken back by
+/// [`Heap::recover`](super::Heap::recover). Trust: *trusting*: `&T` assumes that peers follow `T`'s
+/// protocol.
+///
+/// # Fork
+///
+/// A child's copies are its parent's reference, and good as long as the parent keeps it.
+pub struct Counted<T: ShmSafe> {
+    value: NonNull<T>,
+    reference: Arc<Reference>,
+}
+
+/// One process's reference.
+struct Reference {
+    heap: Arc<Inner>,
+    handle: Handle,
+    generation: u64,
+    may_unmap: fn(NonNull<u8>) -> bool,
+    place: NonNull<u8>,
+}
+
+// SAFETY: the value is a `T` in shared memory; a reference to it may go where an `Arc<T>` may.
+unsafe impl<T: ShmSafe + Send + Sync> Send for Counted<T> {}
+// SAFETY: as above.
+unsafe impl<T: ShmSafe + Send + Sync> Sync for Counted<T> {}
+// SAFETY: an address that is used in `drop` only, where nobody else has the value in this process.
+unsafe impl Send for Reference {}
+// SAFETY: as above; `&Reference` gives out nothing.
+unsafe impl Sync for Reference {}
+
+pub(super) fn layout_of<T: ShmSafe>() -> LayoutHash {
+    LayoutHash::of("Counted").mix(T::LAYOUT.bits())
+}
+
+impl<T: ShmSafe> Counted<T> {
+    pub(super) fn share(heap: &Arc<Inner>, value: T) -> Result<Self, HeapError> {
+        let size = size_of::<T>().max(1);
+        let layout = Layout::from_size_align(size, align_of::<T>());
+        let layout = layout.map_err(|_| AllocError::NoSpace { requested: size })?;
+        let block = heap.arena.allocate(layout)?;
+        let place = heap.arena.data(&block);
+        // SAFETY: as many bytes as asked for, aligned as asked for, and ours alone.
+        unsafe { place.cast::<T>().write(value) };
+        let handle = heap.counts.share(&heap.arena, block, layout_of::<T>())?;
+        let shared = Self::new(heap, handle, place);
+        // SAFETY: it stays there until nobody has it; this process asks `may_unmap` before it gives its
+        // reference up.
+        unsafe { shared.placed() };
+        Ok(shared)
+    }
+
+    pub(super) fn acquire(heap: &Arc<Inner>, handle: Handle) -> Result<Self, HeapError> {
+        let size = size_of::<T>();
+        let place = heap
+            .counts
+            .acquire(&heap.arena, handle, layout_of::<T>(), size)?;
+        if !place.cast::<T>().is_aligned() {
+            // A peer has written a block of another class there.
+            heap.counts
+                .release(&heap.arena, handle, heap.arena.peers().me());
+            return Err(HeapError::NotFound);
+        }
+        Ok(Self::new(heap, handle, place))
+    }
+
+    fn new(heap: &Arc<Inner>, handle: Handle, place: NonNull<u8>) -> Self {
+        Self {
+            value: place.cast(),
+            reference: Arc::new(Reference {
+                heap: Arc::clone(heap),
+                handle,
+                generation: generation(),
+                // SAFETY: called with the place of a T, which is counted still.
+                may_unmap: |place| unsafe { place.cast::<T>().as_ref() }.may_unmap(),
+                place,
+            }),
+        }
+    }
+
+    /// A number that names it to the other processes of the heap: put it into a message, or into
+    /// another shared value, and keep this reference until it has [arrived](super::Heap::by_token). Never
+    /// 0, and never used again for another value.
+    pub fn token(&self) -> u64 {
+        self.handle().bits()
+    }
+
+    pub(super) fn handle(&self) -> Handle {
+        self.reference.handle
+    }
+
+    /// Whether both are this process's references to one value.
+    pub fn ptr_eq(a: &Self, b: &Self) -> bool {
+        a.value == b.value
+    }
+}
+
+impl Drop for Reference {
+    fn drop(&mut self) {
+        // In a forked child: it is the parent's. And a lock in it that a thread of ours has forgotten is
+        // on that thread's list, by its address: it stays until we die.
+        if self.generation == generation() && (self.may_unmap)(self.place) {
+            let me = self.heap.arena.peers().me();
+            self.heap.counts.release(&self.heap.arena, self.handle, me);
+        }
+    }
+}
+
+impl<T: ShmSafe> Deref for Counted<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: large enough and aligned, as was checked; counted as long as `self` lives, so nobody
+        // frees it; T accepts any bytes.
+        unsafe { self.value.as_ref() }
+    }
+}
+
+impl<T: ShmSafe> Clone for Counted<T> {
+    fn clone(&self) -> Self {
+        Self {
+            value: self.value,
+            reference: Arc::clone(&self.reference),
+        }
+    }
+}
+
+impl<T: ShmSafe + fmt::Debug> fmt::Debug for Counted<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Counted").field(&**self).finish()
+    }
+}
