@@ -62,7 +62,7 @@ pub(crate) struct Pair {
 #[derive(Clone, Copy)]
 pub(crate) struct Program {
     pub(crate) language: Language,
-    /// `peers/c/NAME.c` or `peers/cpp/NAME.cpp`.
+    /// `peers/c/NAME.c`, `peers/cpp/NAME.cpp` or `peers/py/NAME.py`.
     pub(crate) name: &'static str,
     /// Passed on behind the two CPU numbers.
     pub(crate) args: &'static [&'static str],
@@ -74,6 +74,8 @@ pub(crate) enum Language {
     C,
     /// C++ with Boost's headers: see [`crate::boost`].
     Boost,
+    /// Run by `python3`.
+    Python,
 }
 
 /// Ours or the peer's.

@@ -6,6 +6,7 @@ mod forkserver;
 mod lock;
 mod lock_pthread;
 mod pthread;
+mod shm;
 mod spsc_blocking;
 mod spsc_rtt;
 mod spsc_throughput;
@@ -39,4 +40,12 @@ pub(crate) const ALL: &[&Comparison] = &[
     &bytes::FOUR_KIB,
     &bytes::SIXTY_FOUR_KIB,
     &forkserver::LINE,
+    &shm::ALL[0],
+    &shm::ALL[1],
+    &shm::ALL[2],
+    &shm::ALL[3],
+    &shm::ALL[4],
+    &shm::ALL[5],
+    &shm::ALL[6],
+    &shm::ALL[7],
 ];

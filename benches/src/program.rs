@@ -36,13 +36,15 @@ impl Error for Absent {}
 
 impl Program {
     pub(crate) fn measure(&self, cpus: Cpus) -> Measured {
-        let output = Command::new(self.build()?)
+        let output = self
+            .command()?
             .args([cpus.near.to_string(), cpus.far.to_string()])
             .arg(SPAN.as_millis().to_string())
             .args(self.args)
             .stdin(Stdio::null())
             .stderr(Stdio::inherit())
-            .output()?;
+            .output()
+            .map_err(|error| Absent(format!("{}: {error}", self.name)))?;
         if !output.status.success() {
             return Err(format!("{} ended with {}", self.name, output.status).into());
         }
@@ -55,12 +57,22 @@ impl Program {
         }
     }
 
+    fn command(&self) -> Result<Command, Failure> {
+        if self.language != Language::Python {
+            return Ok(Command::new(self.build()?));
+        }
+        let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/py");
+        let mut python = Command::new("python3");
+        python.arg(peers.join(self.name).with_extension("py"));
+        Ok(python)
+    }
+
     /// The program's path, after making it if it is missing or older than its source.
     fn build(&self) -> Result<PathBuf, Failure> {
         let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
         let folder = match self.language {
-            Language::C => "c",
             Language::Boost => "cpp",
+            _ => "c",
         };
         let source = peers.join(folder).join(self.name).with_extension(folder);
         let target = peers.join("target").join(folder);
@@ -89,7 +101,7 @@ impl Program {
 
     fn compiler(&self) -> Result<Command, Absent> {
         let (name, flags) = match self.language {
-            Language::C => ("cc", ["-std=gnu11", "-O2", "-pthread"]),
+            Language::C | Language::Python => ("cc", ["-std=gnu11", "-O2", "-pthread"]),
             Language::Boost => {
                 let why = |why: &str| Absent(why.to_owned());
                 (boost::compiler().map_err(why)?, boost::FLAGS)

@@ -64,7 +64,11 @@ fn records(steps: &[[u8; 11]]) {
             }
             5 => drop(consumer.try_peek().map(|record| record.to_vec())),
             6 => drop(consumer.try_pop_into(&mut [0; 16])),
-            _ => drop(consumer.peek_timeout(Duration::from_nanos(1)).map(|r| r.release())),
+            _ => drop(
+                consumer
+                    .peek_timeout(Duration::from_nanos(1))
+                    .map(|r| r.release()),
+            ),
         }
     }
 }

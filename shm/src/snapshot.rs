@@ -27,6 +27,7 @@
 
 use core::alloc::Layout;
 use core::fmt;
+use core::mem::MaybeUninit;
 
 use bytemuck::{AnyBitPattern, NoUninit};
 use multiprocess_core::atomic::{
@@ -204,14 +205,15 @@ impl<T: AnyBitPattern + NoUninit> Snapshot<T> {
         SnapshotReader { snapshot: self }
     }
 
+    /// Steps 6 to 8. `value` is whole if the number is given.
     #[inline]
-    fn try_read(&self) -> Option<(u64, T)> {
+    fn try_read(&self, value: &mut MaybeUninit<T>) -> Option<u64> {
         // Acquire pairs with the Release store in `update`.
         let number = self.sequence.load(Acquire);
-        let value = self.copy_of(number).load();
+        self.copy_of(number).load_into(value);
         // Pairs with the Release fence in `update`.
         fence(Acquire);
-        (self.sequence.load(Relaxed) == number).then_some((number, value))
+        (self.sequence.load(Relaxed) == number).then_some(number)
     }
 
     #[inline]
@@ -289,7 +291,10 @@ impl<T: AnyBitPattern + NoUninit> SnapshotReader<'_, T> {
     /// [`SnapshotError::Unsettled`].
     #[inline]
     pub fn read(&self) -> Result<T, SnapshotError> {
-        self.read_numbered().map(|(_, value)| value)
+        let mut value = MaybeUninit::uninit();
+        self.settle(&mut value)?;
+        // SAFETY: a number was given, so all bytes are written; T accepts any.
+        Ok(unsafe { value.assume_init() })
     }
 
     /// A copy of the present value, and its number: how many came before it.
@@ -299,9 +304,17 @@ impl<T: AnyBitPattern + NoUninit> SnapshotReader<'_, T> {
     /// [`SnapshotError::Unsettled`].
     #[inline]
     pub fn read_numbered(&self) -> Result<(u64, T), SnapshotError> {
+        let mut value = MaybeUninit::uninit();
+        let number = self.settle(&mut value)?;
+        // SAFETY: as in `read`.
+        Ok((number, unsafe { value.assume_init() }))
+    }
+
+    #[inline]
+    fn settle(&self, value: &mut MaybeUninit<T>) -> Result<u64, SnapshotError> {
         for _ in 0..ATTEMPTS {
-            if let Some(seen) = self.snapshot.try_read() {
-                return Ok(seen);
+            if let Some(number) = self.snapshot.try_read(value) {
+                return Ok(number);
             }
             spin_loop();
         }

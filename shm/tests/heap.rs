@@ -63,7 +63,7 @@ fn a_value_lives_as_long_as_somebody_has_it() {
     let value = mine.share(AtomicU64::new(7)).unwrap();
     let token = value.token();
     let same: Counted<AtomicU64> = theirs.by_token(token).unwrap();
-    let clone = same.clone();
+    let clone = same.try_clone().unwrap();
     assert!(Counted::ptr_eq(&same, &clone));
     drop((value, same));
     assert_eq!(mine.statistics().blocks, 1);

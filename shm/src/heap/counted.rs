@@ -17,7 +17,7 @@ use crate::AllocError;
 /// `Arc` between processes, in a block of a few dozen bytes where a [`Shared`](crate::Shared) has
 /// a memfd of its own.
 ///
-/// Cheap to clone within a process. Another process gets it by name, or by a [token](Self::token).
+/// Another process gets it by name, or by a [token](Self::token).
 ///
 /// # Crash safety
 ///
@@ -30,26 +30,16 @@ use crate::AllocError;
 /// A child's copies are its parent's reference, and good as long as the parent keeps it.
 pub struct Counted<T: ShmSafe> {
     value: NonNull<T>,
-    reference: Arc<Reference>,
-}
-
-/// One process's reference.
-struct Reference {
     heap: Arc<Inner>,
     handle: Handle,
+    /// Of the process that is counted.
     generation: u64,
-    may_unmap: fn(NonNull<u8>) -> bool,
-    place: NonNull<u8>,
 }
 
 // SAFETY: the value is a `T` in shared memory; a reference to it may go where an `Arc<T>` may.
 unsafe impl<T: ShmSafe + Send + Sync> Send for Counted<T> {}
 // SAFETY: as above.
 unsafe impl<T: ShmSafe + Send + Sync> Sync for Counted<T> {}
-// SAFETY: an address that is used in `drop` only, where nobody else has the value in this process.
-unsafe impl Send for Reference {}
-// SAFETY: as above; `&Reference` gives out nothing.
-unsafe impl Sync for Reference {}
 
 pub(super) fn layout_of<T: ShmSafe>() -> LayoutHash {
     LayoutHash::of("Counted").mix(T::LAYOUT.bits())
@@ -89,14 +79,9 @@ impl<T: ShmSafe> Counted<T> {
     fn new(heap: &Arc<Inner>, handle: Handle, place: NonNull<u8>) -> Self {
         Self {
             value: place.cast(),
-            reference: Arc::new(Reference {
-                heap: Arc::clone(heap),
-                handle,
-                generation: generation(),
-                // SAFETY: called with the place of a T, which is counted still.
-                may_unmap: |place| unsafe { place.cast::<T>().as_ref() }.may_unmap(),
-                place,
-            }),
+            heap: Arc::clone(heap),
+            handle,
+            generation: generation(),
         }
     }
 
@@ -104,11 +89,21 @@ impl<T: ShmSafe> Counted<T> {
     /// another shared value, and keep this reference until it has [arrived](super::Heap::by_token). Never
     /// 0, and never used again for another value.
     pub fn token(&self) -> u64 {
-        self.handle().bits()
+        self.handle.bits()
     }
 
     pub(super) fn handle(&self) -> Handle {
-        self.reference.handle
+        self.handle
+    }
+
+    /// One more reference of this process: a `clone` that can fail.
+    ///
+    /// # Errors
+    ///
+    /// [`HeapError::Full`] with 65,535 references in this process; [`HeapError::NotFound`] in a
+    /// forked child whose parent has let go.
+    pub fn try_clone(&self) -> Result<Self, HeapError> {
+        Self::acquire(&self.heap, self.handle)
     }
 
     /// Whether both are this process's references to one value.
@@ -117,11 +112,11 @@ impl<T: ShmSafe> Counted<T> {
     }
 }
 
-impl Drop for Reference {
+impl<T: ShmSafe> Drop for Counted<T> {
     fn drop(&mut self) {
         // In a forked child: it is the parent's. And a lock in it that a thread of ours has forgotten is
         // on that thread's list, by its address: it stays until we die.
-        if self.generation == generation() && (self.may_unmap)(self.place) {
+        if self.generation == generation() && self.may_unmap() {
             let me = self.heap.arena.peers().me();
             self.heap.counts.release(&self.heap.arena, self.handle, me);
         }
@@ -136,15 +131,6 @@ impl<T: ShmSafe> Deref for Counted<T> {
         // SAFETY: large enough and aligned, as was checked; counted as long as `self` lives, so nobody
         // frees it; T accepts any bytes.
         unsafe { self.value.as_ref() }
-    }
-}
-
-impl<T: ShmSafe> Clone for Counted<T> {
-    fn clone(&self) -> Self {
-        Self {
-            value: self.value,
-            reference: Arc::clone(&self.reference),
-        }
     }
 }
 

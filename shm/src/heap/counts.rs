@@ -346,7 +346,11 @@ impl<M: Memory> Counts<M> {
     /// Whether somebody is counted in this life of the counter.
     fn is_used(numbers: &[AtomicU64], generation: u32) -> bool {
         let counts = |number: u64| number as u16 != 0 && (number >> 32) as u32 == generation;
-        numbers.iter().any(|number| counts(number.load(SeqCst)))
+        // The directory's first: it has what is looked up most.
+        numbers
+            .iter()
+            .rev()
+            .any(|number| counts(number.load(SeqCst)))
     }
 
     /// Steps 10 to 15.

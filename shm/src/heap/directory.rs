@@ -65,13 +65,26 @@ impl Key {
         }
         let mut bytes = [0; MAX_KEY];
         bytes[..text.len()].copy_from_slice(text.as_bytes());
-        let hash = LayoutHash::of(text).bits();
-        Ok(Self {
+        let mut key = Self {
             words: bytemuck::cast(bytes),
             len: text.len() as u32,
-            hash: (hash ^ hash >> 32) as u32,
+            hash: 0,
             bytes,
-        })
+        };
+        // FNV-1a, but by words; each is folded, since a product's low bits know nothing of the high
+        // ones.
+        let mut hash = 0xcbf2_9ce4_8422_2325 ^ text.len() as u64;
+        for word in key.words() {
+            hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            hash ^= hash >> 32;
+        }
+        key.hash = hash as u32;
+        Ok(key)
+    }
+
+    /// Those that it has bytes in.
+    fn words(&self) -> &[u64] {
+        &self.words[..(self.len as usize).div_ceil(8)]
     }
 
     pub(super) fn as_str(&self) -> &str {
@@ -298,8 +311,8 @@ impl<M: Memory> Directory<M> {
         entry.word.store(generation | CLAIMED, Relaxed);
         // Pairs with the Acquire fence in `find`.
         fence(Release);
-        for (to, from) in entry.key.iter().zip(key.words) {
-            to.store(from, Relaxed);
+        for (to, from) in entry.key.iter().zip(key.words()) {
+            to.store(*from, Relaxed);
         }
         entry.len.store(key.len, Relaxed);
         entry.layout.store(layout.bits(), Relaxed);
@@ -342,8 +355,8 @@ impl Entry {
             && self
                 .key
                 .iter()
-                .zip(key.words)
-                .all(|(a, b)| a.load(Relaxed) == b)
+                .zip(key.words())
+                .all(|(a, b)| a.load(Relaxed) == *b)
     }
 
     /// Steps 7 to 9, of a Claimed one, in turn.

@@ -43,7 +43,8 @@ impl Identity {
         if self.pid_namespace == 0 || self.pid_namespace != pid_namespace() {
             return false;
         }
-        let Some(pid) = Pid::from_raw(self.pid as i32) else {
+        // Another process may have written anything there.
+        let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else {
             return false;
         };
         match pidfd_open(pid, PidfdFlags::empty()) {
@@ -256,6 +257,17 @@ mod tests {
         let mut reused = Identity::own();
         reused.start_time += 1;
         assert!(reused.is_dead());
+    }
+
+    #[test]
+    fn a_number_that_is_no_process_id_attests_nothing() {
+        for pid in [0, 1 << 31, u32::MAX] {
+            let garbage = Identity {
+                pid,
+                ..Identity::own()
+            };
+            assert!(!garbage.has_ended(), "{pid}");
+        }
     }
 
     #[test]
