@@ -96,12 +96,9 @@ const NOT_RECOVERABLE: u32 = 2;
 
 const PLACED: u32 = 1;
 
-/// Pauses before the second look at a word that somebody holds. Each look takes the line, with the
-/// data beside it, from the owner: looking at every pause halves what two contenders get done.
-const FIRST_PAUSES: u32 = 16;
-
-/// Most pauses between two looks.
-const MAX_PAUSES: u32 = 32;
+/// Pauses between two looks at a word that somebody holds. Each look takes the line, with the data
+/// beside it, from the owner: looking at every pause halves what two contenders get done.
+const PAUSES: u32 = 32;
 
 /// A robust lock: owned by a thread, and given to the next one when that thread dies.
 ///
@@ -307,7 +304,6 @@ impl RawMutex {
     ) -> Result<(), LockError<()>> {
         let mut patience = park::Patience::new();
         let mut spins = spin::lock_budget();
-        let mut pauses = FIRST_PAUSES;
         let mut slept = 0; // WAITERS once we have slept: others may sleep behind us
         loop {
             let seen = self.word.load(Relaxed);
@@ -330,11 +326,10 @@ impl RawMutex {
                 return Err(LockError::Deadlock);
             }
             if spins > 0 && !has_waiters(seen) && deadline != Deadline::after(Timeout::TRY) {
-                for _ in 0..pauses {
+                for _ in 0..PAUSES {
                     spin_loop();
                 }
-                spins = spins.saturating_sub(pauses);
-                pauses = (2 * pauses).min(MAX_PAUSES);
+                spins = spins.saturating_sub(PAUSES);
                 continue;
             }
             if deadline.has_passed() {
