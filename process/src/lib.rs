@@ -64,7 +64,12 @@ pub use multiprocess_core::{
     AttachError, CreateError, Deadline, LayoutHash, ParticipantId, Peers, ShmSafe, Timeout, atomic,
     thread,
 };
-pub use multiprocess_shm::{Mapping, Participant, Participants, Segment, Shared, transfer};
+/// Everything that [`multiprocess_shm`] has: arenas, read-only segments, lists of what is named.
+pub use multiprocess_shm as shm;
+pub use multiprocess_shm::{
+    Counted, Heap, HeapConfig, Mapping, Named, NamedSegment, Participant, Participants, Segment,
+    ShareableList, Shared, SharedMemory, Snapshot, transfer,
+};
 pub use multiprocess_sync::{
     Armed, Barrier, BarrierError, BoundedSemaphore, Condition, ConditionWatch, Doorbell,
     DoorbellFd, Event, InvalidParties, InvalidPermits, Lock, LockError, LockGuard, Mutex,
