@@ -12,12 +12,15 @@ use multiprocess_core::{AttachError, CreateError, LayoutHash, ShmSafe};
 
 use crate::Segment;
 
+mod slice;
+
 /// One `T` in shared memory, owned together by every process that has a handle.
 ///
 /// `Deref`s to `T`, is cheap to clone, and travels to another process inside any message
 /// (serde, feature `serde`). The value lives until the last handle of the last process is
-/// gone. Not for many small objects: each `Shared` made by [`new`](Self::new) is a memfd of
-/// its own, a page at least.
+/// gone. As many of a type as are known at run time are a `Shared<[T]>`
+/// ([`from_fn`](Shared::from_fn)). Not for many small objects: each `Shared` is a memfd of its own, a
+/// page at least; a [`Heap`](crate::Heap) has room for them.
 ///
 /// # Examples
 ///
@@ -45,7 +48,7 @@ use crate::Segment;
 /// # Fork
 ///
 /// A child shares the value. Its copies of the handles are its own.
-pub struct Shared<T> {
+pub struct Shared<T: ?Sized> {
     segment: Arc<Held>,
     value: PhantomData<Arc<T>>,
 }
@@ -139,7 +142,7 @@ unsafe fn value<T: ShmSafe>(segment: &Segment) -> &T {
     unsafe { segment.payload().base().cast::<T>().as_ref() }
 }
 
-impl<T> Shared<T> {
+impl<T: ?Sized> Shared<T> {
     /// Whether both are handles on the same value through the same mapping.
     pub fn ptr_eq(a: &Self, b: &Self) -> bool {
         Arc::ptr_eq(&a.segment, &b.segment)
@@ -156,7 +159,7 @@ impl<T: ShmSafe> Deref for Shared<T> {
     }
 }
 
-impl<T> Clone for Shared<T> {
+impl<T: ?Sized> Clone for Shared<T> {
     fn clone(&self) -> Self {
         Self {
             segment: Arc::clone(&self.segment),
@@ -165,7 +168,7 @@ impl<T> Clone for Shared<T> {
     }
 }
 
-impl<T> AsFd for Shared<T> {
+impl<T: ?Sized> AsFd for Shared<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.segment.segment.as_fd()
     }

@@ -302,6 +302,19 @@ impl<'de, T: ShmSafe + Send + Sync> Deserialize<'de> for Shared<T> {
     }
 }
 
+impl<T: ShmSafe + Send + Sync> Serialize for Shared<[T]> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Fd::serialize_borrowed(self.as_fd(), serializer)
+    }
+}
+
+impl<'de, T: ShmSafe + Send + Sync> Deserialize<'de> for Shared<[T]> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let fd = Fd::deserialize(deserializer)?.into_inner();
+        Self::attach_slice(fd).map_err(refuse_receiving)
+    }
+}
+
 impl Serialize for Participants {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         Fd::serialize_borrowed(self.as_fd(), serializer)
