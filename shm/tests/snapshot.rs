@@ -3,7 +3,7 @@
 
 use std::alloc::Layout;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use multiprocess_core::{AttachError, ParticipantId, Peers, Region, ShmSafe, View};
@@ -153,35 +153,38 @@ fn readers_of_one_writer_map_read_only_and_wait() {
 fn no_reader_ever_sees_two_halves() {
     let _watchdog = Watchdog::seconds(120);
     let snapshot = Snapshot::new([0u64; 32]);
-    let done = AtomicBool::new(false);
+    let (seen, written) = (AtomicU64::new(0), AtomicU64::new(0));
+    let running = AtomicU64::new(2);
     std::thread::scope(|scope| {
-        let (snapshot, done) = (&snapshot, &done);
-        let reader = scope.spawn(move || {
-            let (mut last, mut seen) = (0, 0);
-            while !done.load(Relaxed) {
+        let (snapshot, seen, written, running) = (&snapshot, &seen, &written, &running);
+        scope.spawn(move || {
+            let mut last = 0;
+            while running.load(Relaxed) > 0 {
                 if let Ok(value) = snapshot.read() {
                     assert!(value.iter().all(|word| *word == value[0]), "{value:?}");
                     assert!(value[0] >= last, "back from {last} to {}", value[0]);
                     last = value[0];
-                    seen += 1;
+                    seen.fetch_add(1, Relaxed);
                 }
             }
-            seen
         });
         for slot in [1, 2] {
             let writer = Alone(ParticipantId::new(slot, 1));
             scope.spawn(move || {
-                for _ in 0..100_000 {
-                    snapshot
-                        .update(&writer, |value| value.map(|word| word + 1), None)
-                        .unwrap();
+                // Until the reader has had its turn, too, on however few processors.
+                let mut round = 0;
+                while round < 50_000 || seen.load(Relaxed) < 100 {
+                    let add = |value: [u64; 32]| value.map(|word| word + 1);
+                    snapshot.update(&writer, add, None).unwrap();
+                    written.fetch_add(1, Relaxed);
+                    round += 1;
                 }
-                done.store(true, Relaxed);
+                running.fetch_sub(1, Relaxed);
             });
         }
-        assert!(reader.join().unwrap() > 0);
     });
-    assert_eq!(snapshot.read(), Ok([200_000; 32]), "no update is lost");
+    let all = written.load(Relaxed);
+    assert_eq!(snapshot.read(), Ok([all; 32]), "no update is lost");
 }
 
 #[test]
