@@ -6,6 +6,7 @@ use std::alloc::Layout;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use multiprocess_core::atomic::{AtomicU64, Ordering::Relaxed};
@@ -42,6 +43,12 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = fs::remove_file(self.0.path());
     }
+}
+
+/// Some leave what others would clean up.
+fn one_that_cleans() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn word(segment: &NamedSegment) -> &AtomicU64 {
@@ -103,6 +110,7 @@ fn the_last_one_removes_a_tracked_name() {
 
 #[test]
 fn an_untracked_name_stays_and_keeps_its_content() {
+    let _one = one_that_cleans();
     let scratch = Scratch::new("untracked");
     let named = scratch.0.clone().tracked(false);
     let made = named.create(LAYOUT, WORD, sets(5)).unwrap();
@@ -124,6 +132,7 @@ fn an_untracked_name_stays_and_keeps_its_content() {
 
 #[test]
 fn a_clone_keeps_the_name() {
+    let _one = one_that_cleans();
     let scratch = Scratch::new("clone");
     let made = scratch.0.create(LAYOUT, WORD, sets(5)).unwrap();
     let clone = made.try_clone().unwrap();
@@ -303,6 +312,7 @@ fn what_was_made_before_the_boot_is_refused() {
 
 #[test]
 fn reading_is_all_that_a_reader_can_do() {
+    let _one = one_that_cleans();
     let scratch = Scratch::new("reader");
     assert_eq!(
         scratch.0.open_read_only(LAYOUT).unwrap_err(),
@@ -326,6 +336,7 @@ fn reading_is_all_that_a_reader_can_do() {
 
 #[test]
 fn a_maker_that_stands_still_is_waited_for_and_then_told() {
+    let _one = one_that_cleans();
     let scratch = Scratch::new("stopped");
     let impatient = scratch.0.clone().timeout(Duration::from_millis(20));
     let made = scratch.0.create(LAYOUT, WORD, |_| {

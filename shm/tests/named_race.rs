@@ -8,6 +8,7 @@ use std::alloc::Layout;
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use multiprocess_core::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
@@ -45,6 +46,12 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = fs::remove_file(self.0.path());
     }
+}
+
+/// Some leave what others would clean up.
+fn one_that_cleans() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn word(segment: &NamedSegment) -> &AtomicU64 {
@@ -89,6 +96,7 @@ fn is_finished(info: &NamedInfo) -> bool {
 
 #[test]
 fn what_the_killed_have_left_is_cleaned_up_and_the_living_are_not() {
+    let _one = one_that_cleans();
     if let Some(path) = child::role() {
         return user(&path);
     }
@@ -137,6 +145,7 @@ fn what_the_killed_have_left_is_cleaned_up_and_the_living_are_not() {
 
 #[test]
 fn a_forked_child_keeps_the_name_and_does_not_remove_its_parents() {
+    let _one = one_that_cleans();
     let _watchdog = Watchdog::seconds(60);
     let scratch = Scratch::new("forked");
     let made = scratch.0.create(LAYOUT, WORD, sets(1)).unwrap();
