@@ -16,10 +16,11 @@
 //! give back what was claimed; (6) CAS the first unit's word FREE → me; (7) bodies, first to last:
 //! Claimed → Body; (8) the head: Claimed → Large. *free*: (9) the head: Large → Claimed(me); (10)
 //! bodies, last to first → Free; (11) the unit's word → FREE; (12) the head → Free.
-//! *reclaim*, when there is no Free chunk: (13) Slab → Claimed(me); (14) look at all words of its
+//! *reclaim*, when there is no Free chunk: (13) Slab → Emptying(me); (14) look at all words of its
 //! units; (15) none is taken: → Free, else back to Slab.
 //! *recover*: (16) a Claimed chunk of the dead: CAS → Claimed(me), free the bodies right behind it,
-//! then 12; (17) a unit's word of the dead in a slab: CAS → FREE; at the head of a run: 9 to 12.
+//! then 12; an Emptying one: CAS → Slab; (17) a unit's word of the dead in a slab: CAS → FREE; at the
+//! head of a run: CAS → me, then 9 to 12.
 //!
 //! # Why blocks never overlap
 //!
@@ -43,7 +44,8 @@
 //! | step | left behind | until `recover` |
 //! |---|---|---|
 //! | 1, 6 | a block, or a place, of the dead | it is in use |
-//! | 2, 5, 7, 9, 10, 11, 13, 14 | chunks Claimed by the dead; Bodies behind one | they are passed over |
+//! | 2, 5, 7, 9, 10, 11 | chunks Claimed by the dead; Bodies behind one | they are passed over |
+//! | 13, 14 | a slab Emptying by the dead, with blocks of the living perhaps | its free blocks are passed over, its others stay |
 //! | 3, 8 | a slab; a block of the dead | |
 //! | 4, 12, 15 | nothing | |
 //! | 16, 17 | as 2 and 9 | |
@@ -200,7 +202,10 @@ impl<M: Memory, P: Peers> Arena<M, P> {
         let head = block.unit >> self.config.shift();
         match self.chunk(head) {
             // A store and no CAS: the word is ours, and a block is freed once.
-            Some(Chunk::Slab(class)) if units_of(class) == block.units => {
+            // Also while somebody looks whether the slab is empty: it is not, by this block.
+            Some(Chunk::Slab(class) | Chunk::Emptying(class, _))
+                if units_of(class) == block.units =>
+            {
                 // Release pairs with the Acquire half in `try_claim`.
                 unit.store(FREE_UNIT, Release);
                 self.hints.freed(class, block.unit);
@@ -323,7 +328,7 @@ impl<M: Memory, P: Peers> Arena<M, P> {
         let head = unit >> self.config.shift();
         let within = unit & (self.chunk_units() - 1);
         let units = match self.chunk(head)? {
-            Chunk::Slab(class) => {
+            Chunk::Slab(class) | Chunk::Emptying(class, _) => {
                 let units = self.slab_units(class)?;
                 let fits = within.is_multiple_of(units) && within + units <= self.chunk_units();
                 fits.then_some(units)?

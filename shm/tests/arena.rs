@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use common::{Decreed, Random};
 use multiprocess_core::atomic::{AtomicU64, Ordering::Relaxed};
-use multiprocess_core::{AttachError, CreateError, Memory, Region, ShmSafe};
+use multiprocess_core::{AttachError, CreateError, Memory, ParticipantId, Peers, Region, ShmSafe};
 use multiprocess_shm::{
     AllocError, Arena, ArenaBox, ArenaConfig, ArenaState, Block, FreeError, Offset, Segment,
 };
@@ -308,6 +308,49 @@ fn threads_and_participants_never_get_the_same_bytes() {
     assert_eq!(arenas[0].statistics().blocks, 0);
     let whole = arenas[0].allocate(bytes(1 << 21)).unwrap();
     arenas[0].free(whole).unwrap();
+}
+
+/// A peer of whom participant 9.1 is dead.
+struct Survivor;
+
+// SAFETY: the dead one exists as a number only.
+unsafe impl Peers for Survivor {
+    fn me(&self) -> ParticipantId {
+        ParticipantId::new(1, 1)
+    }
+
+    fn is_dead(&self, participant: ParticipantId) -> bool {
+        participant == ParticipantId::new(9, 1)
+    }
+
+    fn table(&self) -> u32 {
+        1
+    }
+
+    fn share_pid_namespace(&self) -> bool {
+        true
+    }
+}
+
+/// Between its two looks at the slab somebody has allocated there; then it was killed.
+#[test]
+fn a_reclaimer_that_died_before_it_looked_takes_no_living_block() {
+    let memory = segment(1 << 16);
+    let arena = Arena::attach(memory.try_clone().unwrap(), Survivor).unwrap();
+    let block = arena.allocate(bytes(64)).unwrap();
+    let chunk = (block.offset() / arena.config().chunk_bytes()) as usize;
+    // SAFETY: inside the chunks' words, which begin at 128; all access is by atomics.
+    let word: &AtomicU64 = unsafe { memory.region().base().add(128 + 8 * chunk).cast().as_ref() };
+    let dead = u64::from(ParticipantId::new(9, 1).bits());
+    word.store(5 << 60 | dead, Relaxed); // Emptying, class 0
+    arena.recover();
+    assert_eq!(arena.statistics().blocks, 1);
+    assert!(
+        arena.allocate(bytes(1 << 16)).is_err(),
+        "a living block is in the way"
+    );
+    arena.free(block).unwrap();
+    assert!(arena.allocate(bytes(1 << 16)).is_ok());
 }
 
 #[test]

@@ -60,6 +60,10 @@ impl<M: Memory, P: Peers> Arena<M, P> {
                 self.clear_run(chunk, chunks, me, None);
                 u64::from(chunks)
             }
+            // It may not have looked yet: blocks of the living may be in it.
+            Some(Chunk::Emptying(class, by)) if by != me && self.is_dead(by) => {
+                u64::from(self.turn(chunk, Chunk::Emptying(class, by), Chunk::Slab(class)))
+            }
             _ => 0,
         }
     }
@@ -69,7 +73,11 @@ impl<M: Memory, P: Peers> Arena<M, P> {
         let head = unit >> self.config.shift();
         match self.chunk(head) {
             Some(Chunk::Large(chunks)) if self.is_first(unit) => {
-                match self.free_large(head, chunks, me, by.bits()) {
+                // First the block is ours: its head is not to be touched once somebody else has it.
+                if !self.claim(unit, by.bits(), me.bits()) {
+                    return 0;
+                }
+                match self.free_large(head, chunks, me, me.bits()) {
                     true => chunks << self.config.shift(),
                     false => 0,
                 }

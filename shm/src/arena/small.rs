@@ -126,7 +126,9 @@ impl<M: Memory, P: Peers> Arena<M, P> {
                 continue;
             };
             // First a look without turning it away from everybody.
-            if !self.is_empty(chunk) || !self.turn(chunk, Chunk::Slab(class), Chunk::Claimed(me)) {
+            if !self.is_empty(chunk)
+                || !self.turn(chunk, Chunk::Slab(class), Chunk::Emptying(class, me))
+            {
                 continue;
             }
             let empty = self.is_empty(chunk);
@@ -135,7 +137,7 @@ impl<M: Memory, P: Peers> Arena<M, P> {
             } else {
                 Chunk::Slab(class)
             };
-            any |= self.turn(chunk, Chunk::Claimed(me), next) && empty;
+            any |= self.turn(chunk, Chunk::Emptying(class, me), next) && empty;
         }
         any
     }

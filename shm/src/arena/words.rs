@@ -30,6 +30,9 @@ pub(super) enum Chunk {
     Free,
     /// That participant is about to change what it is used for.
     Claimed(ParticipantId),
+    /// A slab of that class, which that participant would have for itself if no block of it is held.
+    /// Until it has looked, there may be some.
+    Emptying(u32, ParticipantId),
     /// For blocks of that size class.
     Slab(u32),
     /// First of so many chunks that are one block.
@@ -43,7 +46,8 @@ pub(super) enum Chunk {
 // | word | meaning | who enters | who leaves |
 // |---|---|---|---|
 // | Free (0) | nothing in it | claimer, last | claimer (2, 5) |
-// | Claimed | somebody is at work on it | claimer (2, 5), freer, reclaimer, heir | the same |
+// | Claimed | somebody is at work on it, and no block of others is in it | claimer (2, 5), freer, heir | the same |
+// | Emptying | a slab that is looked through | reclaimer (13) | reclaimer (15), heir (16) |
 // | Slab | blocks of one class | claimer (3) | reclaimer |
 // | Large | first of a run that is one block | claimer, after the bodies (8) | its owner's free, recoverer |
 // | Body | behind a Claimed or Large one | claimer of the run (7) | freer of the run, last to first |
@@ -52,12 +56,21 @@ const CLAIMED: u64 = 1;
 const SLAB: u64 = 2;
 const LARGE: u64 = 3;
 const BODY: u64 = 4;
+const EMPTYING: u64 = 5;
+/// Of the class of an Emptying one; its participant is the argument.
+const CLASS_SHIFT: u32 = 32;
+const CLASS: u64 = 0xff;
 
 impl Chunk {
     /// `None` for what no process of ours writes.
     #[inline]
     pub(super) fn of(word: u64) -> Option<Self> {
         let argument = word as u32;
+        if word >> KIND_SHIFT == EMPTYING {
+            let class = word >> CLASS_SHIFT & CLASS;
+            let chunk = Self::Emptying(class as u32, ParticipantId::from_bits(argument));
+            return (chunk.word() == word).then_some(chunk);
+        }
         if word & !(0xf << KIND_SHIFT) != u64::from(argument) {
             return None;
         }
@@ -74,6 +87,10 @@ impl Chunk {
     #[inline]
     pub(super) const fn word(self) -> u64 {
         let (kind, argument) = match self {
+            Self::Emptying(class, by) => {
+                let class = (class as u64 & CLASS) << CLASS_SHIFT;
+                return EMPTYING << KIND_SHIFT | class | by.bits() as u64;
+            }
             Self::Free => (0, 0),
             Self::Claimed(by) => (CLAIMED, by.bits()),
             Self::Slab(class) => (SLAB, class),
@@ -134,6 +151,7 @@ mod tests {
         for chunk in [
             Chunk::Free,
             Chunk::Claimed(someone),
+            Chunk::Emptying(48, someone),
             Chunk::Slab(7),
             Chunk::Large(1),
             Chunk::Body(u32::MAX),
@@ -142,7 +160,8 @@ mod tests {
         }
         for word in [
             1,
-            5 << 60,
+            6 << 60,
+            5 << 60 | 1 << 40,
             u64::MAX,
             SLAB << 60 | 1 << 32,
             LARGE << 60,
