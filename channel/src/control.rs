@@ -33,6 +33,7 @@ pub(crate) const VERSION: u32 = 1;
 /// Largest capacity, in slots or bytes: an index then cannot wrap within one lap.
 pub(crate) const MAX_CAPACITY: u64 = 1 << 40;
 
+/// What every ring begins with. By the creator.
 #[repr(C)]
 pub(crate) struct Header {
     magic: AtomicU64,
@@ -40,6 +41,57 @@ pub(crate) struct Header {
     kind: AtomicU32,
     capacity: AtomicU64,
     layout: AtomicU64,
+}
+
+impl Header {
+    /// Complete but for the magic number.
+    pub(crate) fn new(kind: u32, capacity: u64, layout: LayoutHash) -> Self {
+        Self {
+            magic: AtomicU64::new(0),
+            version: AtomicU32::new(VERSION),
+            kind: AtomicU32::new(kind),
+            capacity: AtomicU64::new(capacity),
+            layout: AtomicU64::new(layout.bits()),
+        }
+    }
+
+    /// The ring is whole: the magic number comes last.
+    pub(crate) fn publish(&self) {
+        // Release pairs with the Acquire load in `check`.
+        self.magic.store(MAGIC, Release);
+    }
+
+    /// Whether this is a ring of that kind and layout; its capacity, read once and a power of two.
+    pub(crate) fn check(&self, kind: u32, expected: LayoutHash) -> Result<u64, AttachError> {
+        // Acquire pairs with the Release store in `publish`.
+        let magic = self.magic.load(Acquire);
+        if magic != MAGIC {
+            return Err(if magic.swap_bytes() == MAGIC {
+                AttachError::ForeignByteOrder
+            } else {
+                AttachError::BadMagic { found: magic }
+            });
+        }
+        let version = self.version.load(Relaxed);
+        if version != VERSION {
+            return Err(AttachError::Version {
+                found: version,
+                expected: VERSION,
+            });
+        }
+        let layout = self.layout.load(Relaxed);
+        if self.kind.load(Relaxed) != kind || layout != expected.bits() {
+            return Err(AttachError::Layout {
+                found: layout,
+                expected: expected.bits(),
+            });
+        }
+        let capacity = self.capacity.load(Relaxed);
+        if !capacity.is_power_of_two() || capacity > MAX_CAPACITY {
+            return Err(AttachError::Corrupt { field: "capacity" });
+        }
+        Ok(capacity)
+    }
 }
 
 /// One end of a ring: its index and its role, on a cache line that only its owner writes, and
@@ -156,13 +208,7 @@ impl Kind {
             })
         };
         let control = Control {
-            header: CachePadded::new(Header {
-                magic: AtomicU64::new(0),
-                version: AtomicU32::new(VERSION),
-                kind: AtomicU32::new(self.number),
-                capacity: AtomicU64::new(capacity),
-                layout: AtomicU64::new(self.layout.bits()),
-            }),
+            header: CachePadded::new(Header::new(self.number, capacity, self.layout)),
             producer: end(),
             consumer: end(),
             consumer_doorbell: CachePadded::new(AtomicU32::new(0)),
@@ -174,8 +220,7 @@ impl Kind {
             place.write(control);
             place.as_ref()
         };
-        // Release pairs with the Acquire load in `validate`: magic comes last.
-        control.header.magic.store(MAGIC, Release);
+        control.header.publish();
         Ok(())
     }
 
@@ -187,31 +232,8 @@ impl Kind {
             return Err(AttachError::Truncated { need, have });
         }
         let control = Control::of(region)?;
-        // Acquire pairs with the Release store in `init`.
-        let magic = control.header.magic.load(Acquire);
-        if magic != MAGIC {
-            return Err(if magic.swap_bytes() == MAGIC {
-                AttachError::ForeignByteOrder
-            } else {
-                AttachError::BadMagic { found: magic }
-            });
-        }
-        let version = control.header.version.load(Relaxed);
-        if version != VERSION {
-            return Err(AttachError::Version {
-                found: version,
-                expected: VERSION,
-            });
-        }
-        let layout = control.header.layout.load(Relaxed);
-        if control.header.kind.load(Relaxed) != self.number || layout != self.layout.bits() {
-            return Err(AttachError::Layout {
-                found: layout,
-                expected: self.layout.bits(),
-            });
-        }
-        let capacity = control.header.capacity.load(Relaxed);
-        if !capacity.is_power_of_two() || capacity < self.min_capacity || capacity > MAX_CAPACITY {
+        let capacity = control.header.check(self.number, self.layout)?;
+        if capacity < self.min_capacity {
             return Err(AttachError::Corrupt { field: "capacity" });
         }
         let layout = self

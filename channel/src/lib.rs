@@ -16,6 +16,7 @@ pub mod bytes;
 mod control;
 mod endpoint;
 mod error;
+pub mod mpmc;
 pub mod spsc;
 #[cfg(feature = "serde")]
 mod travel;

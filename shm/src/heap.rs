@@ -19,7 +19,7 @@ use multiprocess_core::{
     AttachError, CreateError, Deadline, LayoutHash, Memory, Place, Region, ShmSafe, Timeout,
 };
 
-use crate::participants::Table;
+use crate::participants::ParticipantsState;
 use crate::{
     Arena, ArenaConfig, ArenaState, ArenaStatistics, Named, NamedSegment, Participant,
     Participants, Recovered, Segment,
@@ -106,7 +106,7 @@ impl HeapConfig {
             let end = start.checked_add(part.size())?;
             end.checked_next_multiple_of(128)
         };
-        let table = Table::layout(&self.participants)?;
+        let table = ParticipantsState::layout(&self.participants)?;
         let counts = after(TABLE, table).ok_or(absurd)?;
         let counters = CountsState::layout(&self.counts())?;
         let directory = after(counts, counters).ok_or(absurd)?;
@@ -130,7 +130,7 @@ unsafe impl Place for HeapState {
 
     const LAYOUT: LayoutHash = LayoutHash::of("Heap")
         .mix(1)
-        .mix(Table::LAYOUT.bits())
+        .mix(ParticipantsState::LAYOUT.bits())
         .mix(CountsState::LAYOUT.bits())
         .mix(DirectoryState::LAYOUT.bits())
         .mix(ArenaState::LAYOUT.bits());
@@ -156,7 +156,7 @@ unsafe impl Place for HeapState {
         };
         // SAFETY: nobody else uses the bytes, by the caller's word, and the parts do not overlap.
         unsafe {
-            Table::init(part(TABLE, plan.counts)?, &config.participants)?;
+            ParticipantsState::init(part(TABLE, plan.counts)?, &config.participants)?;
             CountsState::init(part(plan.counts, plan.directory)?, &config.counts())?;
             DirectoryState::init(part(plan.directory, plan.arena)?, &config.objects)?;
             ArenaState::init(

@@ -52,7 +52,9 @@ pub use named::{
     DIRECTORY, Named, NamedError, NamedInfo, NamedSegment, NamedState, clean_up, list,
 };
 pub use options::{HugePages, Options};
-pub use participants::{Entry, MAX_PARTICIPANTS, Participant, ParticipantError, Participants};
+pub use participants::{
+    Entry, MAX_PARTICIPANTS, Participant, ParticipantError, Participants, ParticipantsState,
+};
 pub use read_only::ReadOnlySegment;
 pub use segment::Segment;
 #[cfg(feature = "std")]

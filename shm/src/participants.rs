@@ -95,11 +95,15 @@ mod layout {
     const_assert_eq!(offset_of!(Slot, pid_namespace), 0x10);
 }
 
-/// The state in shared memory.
-pub(crate) struct Table;
+/// The state in shared memory: a [`Place`], to put a table into a segment among other things.
+///
+/// The configuration is the number of slots, 1 to [`MAX_PARTICIPANTS`]. [`Participants::within`]
+/// attaches to it.
+#[derive(Debug)]
+pub struct ParticipantsState;
 
 // SAFETY: `attach` checks magic, version and that as many slots as it returns fit the region.
-unsafe impl Place for Table {
+unsafe impl Place for ParticipantsState {
     type Config = u32;
 
     const LAYOUT: LayoutHash = LayoutHash::of("Participants").mix(VERSION as u64);
@@ -247,7 +251,7 @@ impl Participants {
     /// [`CreateError::Capacity`] for none or more than [`MAX_PARTICIPANTS`]; as
     /// [`Segment::create`].
     pub fn new(slots: u32) -> Result<Self, CreateError> {
-        let segment = Segment::create_place::<Table>(&slots)?;
+        let segment = Segment::create_place::<ParticipantsState>(&slots)?;
         Ok(Self {
             segment,
             offset: 0,
@@ -261,7 +265,7 @@ impl Participants {
     ///
     /// As [`Segment::attach`].
     pub fn attach(file: OwnedFd) -> Result<Self, AttachError> {
-        let (segment, slots) = Segment::attach_place::<Table>(file)?;
+        let (segment, slots) = Segment::attach_place::<ParticipantsState>(file)?;
         Ok(Self {
             segment,
             offset: 0,
@@ -269,15 +273,19 @@ impl Participants {
         })
     }
 
-    /// Attaches to the table that lies in a segment among other things.
-    #[cfg(feature = "std")]
-    pub(crate) fn within(segment: Segment, offset: usize) -> Result<Self, AttachError> {
+    /// Attaches to the table that lies in a segment among other things, `offset` bytes from the start
+    /// of its payload.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError`], for what is wrong with the bytes there.
+    pub fn within(segment: Segment, offset: usize) -> Result<Self, AttachError> {
         let payload = segment.payload();
         let have = payload.len() as u64;
         let rest = payload.len().saturating_sub(offset);
         let table = payload.sub(offset, rest);
         let need = offset as u64;
-        let slots = Table::attach(table.ok_or(AttachError::Truncated { need, have })?)?;
+        let slots = ParticipantsState::attach(table.ok_or(AttachError::Truncated { need, have })?)?;
         Ok(Self {
             segment,
             offset,

@@ -1,0 +1,293 @@
+//! What senders and receivers have in common: a seat, a cursor, and how they wait.
+
+use core::cell::Cell;
+
+use multiprocess_core::atomic::Ordering::{Acquire, Relaxed, Release};
+use multiprocess_core::park::{Parked, Patience};
+use multiprocess_core::spin::AdaptiveSpin;
+use multiprocess_core::thread::generation;
+use multiprocess_core::{AttachError, Deadline, Errno, Memory, Peers, Place};
+
+use super::bell::Bell;
+use super::layout::Parts;
+use super::pace::Pace;
+use super::table::{JoinError, LAPS, Recovered};
+use super::words::{Owner, Role, State, Ticket, Word};
+use super::{AttachRingError, Ring};
+use crate::spsc::Message;
+
+/// Looks at the same stalled word before it is stepped over.
+pub(super) const PATIENCE: u32 = 256;
+
+/// A hint is stored once in so many tickets.
+pub(super) const HINT_MASK: u64 = 7;
+
+pub(super) struct Endpoint<T: Message, M: Memory, P: Peers> {
+    memory: M,
+    pub(super) parts: Parts<T>,
+    peers: P,
+    role: Role,
+    /// Our number among the seats, and the seat's word as we wrote it.
+    pub(super) number: Owner,
+    taken: u64,
+    /// The process that joined; a forked child has to join by itself.
+    generation: u64,
+    pub(super) is_open: bool,
+    /// Where we look next. Process-local, as all that follows.
+    pub(super) cursor: Ticket,
+    /// The stalled word that we have looked at, and how often.
+    stalled: Cell<(u64, u32)>,
+    messages: u64,
+    pub(super) pace: Pace,
+    spin: AdaptiveSpin,
+}
+
+/// Why a wait ended without what was waited for.
+pub(super) enum GaveUp<E> {
+    Timeout,
+    System(Errno),
+    Other(E),
+}
+
+/// What one look of a waiting handle has found.
+pub(super) enum Look<R, E> {
+    Done(R),
+    NotYet,
+    Failed(E),
+}
+
+// SAFETY: the parts point into `memory`, which moves along; what they point to is atomics.
+unsafe impl<T: Message, M: Memory + Send, P: Peers + Send> Send for Endpoint<T, M, P> {}
+
+impl<T: Message, M: Memory, P: Peers> Endpoint<T, M, P> {
+    pub(super) fn attach(memory: M, peers: P, role: Role) -> Result<Self, AttachRingError> {
+        let config = Ring::<T>::attach(memory.region())?;
+        let parts = Parts::of(memory.region(), &config)?;
+        let mut endpoint = Self {
+            memory,
+            parts,
+            peers,
+            role,
+            number: 0,
+            taken: 0,
+            generation: generation(),
+            is_open: false,
+            cursor: Ticket::new(0),
+            stalled: Cell::new((0, 0)),
+            messages: 0,
+            pace: Pace::new(),
+            spin: AdaptiveSpin::new(),
+        };
+        endpoint.join()?;
+        Ok(endpoint)
+    }
+
+    fn join(&mut self) -> Result<(), JoinError> {
+        let seat = match self.parts.join(self.role, self.peers.me()) {
+            Err(JoinError::Full) => {
+                // The dead may be in the way.
+                self.parts.recover(&self.peers);
+                self.parts.join(self.role, self.peers.me())
+            }
+            other => other,
+        };
+        (self.number, self.taken) = seat?;
+        self.generation = generation();
+        self.is_open = true;
+        self.stalled.set((0, 0));
+        let control = self.parts.control();
+        let hint = match self.role {
+            Role::Sender => &control.tail,
+            Role::Receiver => &control.head,
+        };
+        self.cursor = Ticket::new(hint.load(Relaxed));
+        let seat = self.parts.seat(self.number);
+        self.messages = seat.map_or(0, |seat| seat.messages.load(Relaxed));
+        Ok(())
+    }
+
+    /// Whether this handle may be used; in a forked child it joins by itself at the first use.
+    #[inline(always)]
+    pub(super) fn is_usable(&mut self) -> bool {
+        self.is_open && (self.is_ours() || self.join_in_child())
+    }
+
+    /// Whether the process that joined is this one.
+    #[inline(always)]
+    pub(super) fn is_ours(&self) -> bool {
+        self.generation == generation()
+    }
+
+    #[cold]
+    fn join_in_child(&mut self) -> bool {
+        // The seat is the parent's.
+        self.is_open = false;
+        self.join().is_ok()
+    }
+
+    pub(super) fn close(&mut self) {
+        if core::mem::take(&mut self.is_open) && self.is_ours() {
+            self.parts.leave(self.number, self.taken, self.role);
+        }
+    }
+
+    pub(super) fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    pub(super) fn peers(&self) -> &P {
+        &self.peers
+    }
+
+    pub(super) fn set_spin_cap(&mut self, cap: u32) {
+        self.spin = AdaptiveSpin::with_cap(cap);
+    }
+
+    pub(super) fn recover(&self) -> Recovered {
+        self.parts.recover(&self.peers)
+    }
+
+    /// Whether `bits` has stalled us for long enough to step over it.
+    pub(super) fn is_impatient(&self, bits: u64) -> bool {
+        let (seen, looks) = self.stalled.get();
+        let looks = if seen == bits {
+            looks.saturating_add(1)
+        } else {
+            0
+        };
+        self.stalled.set((bits, looks));
+        looks >= PATIENCE
+    }
+
+    /// Patience counts looks, which says nothing of time once we give up the CPU: the next look at the
+    /// same word is the last.
+    pub(super) fn hurry(&self) {
+        let (seen, _) = self.stalled.get();
+        self.stalled.set((seen, u32::MAX - 1));
+    }
+
+    /// Steps 4, 7 and 11 for a slot that was taken to be stalled while we had it: as it is handed back,
+    /// it becomes `state`. `false` if the word is not ours, which peers that keep to the protocol
+    /// never do.
+    #[cold]
+    pub(super) fn hand_back(&self, ticket: Ticket, state: State) -> bool {
+        let word = &self.parts.slot(ticket).word;
+        for _ in 0..LAPS {
+            let bits = word.load(Relaxed);
+            let seen = Word::from_bits(bits);
+            if seen.owner != self.number || !seen.is_held() {
+                return false;
+            }
+            let back = Word::of_nobody(state, seen.ticket);
+            // Release pairs with the Acquire load of who takes the slot next. Third parties only ever
+            // advance the ticket, so a failure means that a lap has passed.
+            if word
+                .compare_exchange(bits, back.bits(), Release, Relaxed)
+                .is_ok()
+            {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// One more message; only we write the counter.
+    #[inline(always)]
+    pub(super) fn count_message(&mut self) {
+        self.messages = self.messages.wrapping_add(1);
+        if let Some(seat) = self.parts.seat(self.number) {
+            seat.messages.store(self.messages, Relaxed);
+        }
+    }
+
+    #[cold]
+    pub(super) fn count_quarantine(&self) {
+        if let Some(seat) = self.parts.seat(self.number) {
+            let count = seat.quarantines.load(Relaxed);
+            seat.quarantines.store(count.wrapping_add(1), Relaxed);
+        }
+    }
+
+    /// The bell of our own side, where we sleep.
+    fn own_bell(&self) -> &Bell {
+        match self.role {
+            Role::Sender => &self.parts.control().senders,
+            Role::Receiver => &self.parts.control().receivers,
+        }
+    }
+
+    /// Messages that are there to be received, at the moment of asking. Walks the ring.
+    pub(super) fn len(&self) -> u64 {
+        (0..self.parts.capacity)
+            .filter(|&index| {
+                // Acquire: what is told is not older than the caller's last message.
+                let bits = self.parts.slot(Ticket::new(index)).word.load(Acquire);
+                matches!(Word::from_bits(bits).state, State::Ready | State::Orphan)
+            })
+            .count() as u64
+    }
+}
+
+/// Looks until one look is done: tightly at first, then paced, then asleep. `H` has the endpoint.
+#[cold]
+pub(super) fn wait<H, T: Message, M: Memory, P: Peers, R, E>(
+    handle: &mut H,
+    endpoint: impl Fn(&mut H) -> &mut Endpoint<T, M, P>,
+    deadline: Deadline,
+    look: impl Fn(&mut H) -> Look<R, E>,
+) -> Result<R, GaveUp<E>> {
+    let budget = match deadline.has_passed() {
+        true => 0,
+        false => endpoint(handle).spin.budget(),
+    };
+    let mut used = 0;
+    while used < budget {
+        used += endpoint(handle).pace.miss().max(1);
+        match look(handle) {
+            Look::Done(result) => {
+                endpoint(handle).spin.record(used);
+                return Ok(result);
+            }
+            Look::Failed(error) => return Err(GaveUp::Other(error)),
+            Look::NotYet => {}
+        }
+    }
+    endpoint(handle).spin.record(budget);
+    let mut patience = Patience::new();
+    loop {
+        let late = deadline.has_passed();
+        endpoint(handle).hurry();
+        let armed = endpoint(handle).own_bell().arm();
+        match look(handle) {
+            Look::Done(result) => return Ok(result),
+            Look::Failed(error) => return Err(GaveUp::Other(error)),
+            Look::NotYet if late => return Err(GaveUp::Timeout),
+            Look::NotYet => {}
+        }
+        let endpoint = endpoint(handle);
+        match endpoint.own_bell().park(armed, &mut patience, deadline) {
+            // The inner bound: somebody may have died, and hold what we wait for.
+            Ok(Parked::Recheck) => drop(endpoint.recover()),
+            Ok(_) => {}
+            Err(errno) => return Err(GaveUp::System(errno)),
+        }
+    }
+}
+
+impl<T: Message, M: Memory, P: Peers> Drop for Endpoint<T, M, P> {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl From<AttachError> for AttachRingError {
+    fn from(error: AttachError) -> Self {
+        Self::Attach(error)
+    }
+}
+
+impl From<JoinError> for AttachRingError {
+    fn from(error: JoinError) -> Self {
+        Self::Join(error)
+    }
+}

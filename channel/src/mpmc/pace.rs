@@ -1,0 +1,71 @@
+//! How tightly to poll: a local policy, which no correctness depends on.
+//!
+//! A locked instruction on a line that somebody polls is slow, so a reader that has caught up with its
+//! writer throttles it, and stays caught up. Pausing between looks lets a run of messages build up,
+//! but delays the answer of a ping-pong; after a run of one the two look alike. So now and then a short
+//! pause is tried: if messages were waiting after it, it is a stream, and the pause doubles; if not,
+//! looks are tight again, and tried half as often.
+
+use multiprocess_core::atomic::spin_loop;
+
+/// Longest pause between two looks.
+const LONGEST: u32 = 64;
+/// The pause that is tried first.
+const PROBE: u32 = 4;
+/// A run that is a stream.
+const STREAM: u32 = 3;
+/// Empty looks between two tries, at least and at most.
+const OFTEN: u32 = 16;
+const RARELY: u32 = 1024;
+
+#[derive(Debug)]
+pub(super) struct Pace {
+    pause: u32,
+    run: u32,
+    since: u32,
+    gap: u32,
+}
+
+impl Pace {
+    pub(super) const fn new() -> Self {
+        Self {
+            pause: 0,
+            run: 0,
+            since: 0,
+            gap: OFTEN,
+        }
+    }
+
+    /// Something was there.
+    #[inline(always)]
+    pub(super) fn hit(&mut self) {
+        self.run = self.run.wrapping_add(1);
+    }
+
+    /// Nothing was there: pauses before the next look. How many pauses it was.
+    #[cold]
+    pub(super) fn miss(&mut self) -> u32 {
+        if self.run == 0 {
+            spin_loop();
+            return 1;
+        }
+        if self.pause == 0 {
+            self.since += 1;
+            if self.since >= self.gap {
+                self.since = 0;
+                self.pause = PROBE;
+            }
+        } else if self.run >= STREAM {
+            self.pause = (self.pause * 2).min(LONGEST);
+            self.gap = OFTEN;
+        } else {
+            self.pause = 0;
+            self.gap = (self.gap * 2).min(RARELY);
+        }
+        self.run = 0;
+        for _ in 0..self.pause {
+            spin_loop();
+        }
+        self.pause
+    }
+}

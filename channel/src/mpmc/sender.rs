@@ -1,0 +1,389 @@
+//! The sending end.
+
+use core::fmt;
+
+use multiprocess_core::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
+use multiprocess_core::{Deadline, Memory, Peers, Timeout};
+
+use super::endpoint::{Endpoint, GaveUp, HINT_MASK, Look, wait};
+use super::table::Recovered;
+use super::words::{Role, State, Ticket, Word};
+use super::{AttachRingError, Home};
+use crate::spsc::Message;
+use crate::{SendError, TrySendError};
+
+/// Times that a sender which was stepped over before it had written a message tries again at once.
+const RESENDS: u32 = 64;
+
+/// Sends messages into a ring, beside any number of others.
+///
+/// A handle has a seat at the ring and is used by one thread at a time; make another one for another
+/// thread or process. Dropping it gives the seat back; with the last one the receivers are
+/// disconnected.
+///
+/// # Memory ordering
+///
+/// What happened before a message was sent happened before it is received.
+///
+/// # Crash safety
+///
+/// A message is sent, or not, in one step; of a sender that is killed at most the last one is in
+/// doubt. Killed or stopped at any instruction it blocks nobody: what it was about to write is stepped
+/// over. Trust: *guarded*.
+///
+/// # Fork
+///
+/// A child's copy takes a seat of its own when it is first used; if none is free it is
+/// disconnected.
+pub struct Sender<T: Message, M: Memory = Home, P: Peers = Home> {
+    endpoint: Endpoint<T, M, P>,
+}
+
+enum Claim {
+    Slot(Ticket),
+    Full,
+    Corrupt,
+}
+
+impl<T: Message, M: Memory, P: Peers> Sender<T, M, P> {
+    /// Takes a seat at the ring in `memory`, for a process that is `peers` to the others.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachRingError`].
+    pub fn attach(memory: M, peers: P) -> Result<Self, AttachRingError> {
+        let endpoint = Endpoint::attach(memory, peers, Role::Sender)?;
+        Ok(Self { endpoint })
+    }
+
+    /// Sends `message` if there is room.
+    ///
+    /// # Errors
+    ///
+    /// [`TrySendError`].
+    #[inline]
+    pub fn try_send(&mut self, message: T) -> Result<(), TrySendError<T>> {
+        match self.attempt(message) {
+            Look::Done(()) => Ok(()),
+            Look::NotYet => Err(TrySendError::Full(message)),
+            Look::Failed(error) => Err(error),
+        }
+    }
+
+    /// Sends `message`, waiting for room as long as it takes.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`].
+    #[inline]
+    pub fn send(&mut self, message: T) -> Result<(), SendError<T>> {
+        self.send_timeout(message, Timeout::Never)
+    }
+
+    /// Sends `message`, waiting for room for at most `timeout`; zero tries once.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`].
+    #[inline]
+    pub fn send_timeout(
+        &mut self,
+        message: T,
+        timeout: impl Into<Timeout>,
+    ) -> Result<(), SendError<T>> {
+        match self.attempt(message) {
+            Look::Done(()) => Ok(()),
+            Look::NotYet => self.wait(message, timeout.into()),
+            Look::Failed(error) => Err(blocking(error)),
+        }
+    }
+
+    /// Sends messages of `messages` while there is room; how many. One wake for each.
+    ///
+    /// # Errors
+    ///
+    /// [`TrySendError`] of the first message that was not sent, if none was.
+    pub fn try_send_slice(&mut self, messages: &[T]) -> Result<usize, TrySendError<()>> {
+        for (sent, message) in messages.iter().enumerate() {
+            match self.attempt(*message) {
+                Look::Done(()) => {}
+                _ if sent > 0 => return Ok(sent),
+                Look::NotYet => return Err(TrySendError::Full(())),
+                Look::Failed(TrySendError::Corrupt(_)) => return Err(TrySendError::Corrupt(())),
+                Look::Failed(_) => return Err(TrySendError::Disconnected(())),
+            }
+        }
+        Ok(messages.len())
+    }
+
+    #[cold]
+    fn wait(&mut self, message: T, timeout: Timeout) -> Result<(), SendError<T>> {
+        let deadline = Deadline::after(timeout);
+        let look = |sender: &mut Self| sender.attempt(message);
+        match wait(self, |sender| &mut sender.endpoint, deadline, look) {
+            Ok(()) => Ok(()),
+            Err(GaveUp::Timeout) => Err(SendError::Timeout(message)),
+            Err(GaveUp::System(errno)) => Err(SendError::System(message, errno)),
+            Err(GaveUp::Other(error)) => Err(blocking(error)),
+        }
+    }
+
+    #[inline(always)]
+    fn attempt(&mut self, message: T) -> Look<(), TrySendError<T>> {
+        attempt(&mut self.endpoint, message)
+    }
+
+    /// Another sender for the same ring.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachRingError`]; no seat may be free.
+    pub fn try_clone(&self) -> Result<Self, AttachRingError>
+    where
+        M: Clone,
+        P: Clone,
+    {
+        Self::attach(
+            self.endpoint.memory().clone(),
+            self.endpoint.peers().clone(),
+        )
+    }
+
+    /// Nothing more is sent into this ring, by anybody: receivers take what is there and are then
+    /// disconnected. A message that is being sent at the same moment may still be received, or not.
+    pub fn close_ring(&mut self) {
+        super::close_ring(&self.endpoint.parts);
+    }
+
+    /// Gives the seat back. Idempotent; dropping does the same.
+    pub fn close(&mut self) {
+        self.endpoint.close();
+    }
+
+    /// Takes back what dead processes held. Whoever waits does this by itself.
+    pub fn recover(&self) -> Recovered {
+        self.endpoint.recover()
+    }
+
+    /// Whether all receivers are gone, or the ring is closed.
+    pub fn is_disconnected(&self) -> bool {
+        !self.endpoint.is_open || is_disconnected(&self.endpoint)
+    }
+
+    /// Messages the ring holds at most.
+    pub fn capacity(&self) -> u64 {
+        self.endpoint.parts.capacity
+    }
+
+    /// Messages in the ring, at the moment of asking. Walks the ring.
+    pub fn len(&self) -> u64 {
+        self.endpoint.len()
+    }
+
+    /// Whether no message is in the ring, at the moment of asking. Walks the ring.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What has gone through the ring.
+    pub fn statistics(&self) -> super::Statistics {
+        super::statistics(&self.endpoint.parts)
+    }
+
+    /// Spins at most `pauses` pauses before it sleeps; 0 sleeps at once. The default adapts.
+    pub fn set_spin_cap(&mut self, pauses: u32) {
+        self.endpoint.set_spin_cap(pauses);
+    }
+
+    /// What the ring lies in.
+    pub fn memory(&self) -> &M {
+        self.endpoint.memory()
+    }
+
+    /// Who we are.
+    pub fn peers(&self) -> &P {
+        self.endpoint.peers()
+    }
+}
+
+fn blocking<T>(error: TrySendError<T>) -> SendError<T> {
+    match error {
+        // Not an error of a single look: kept for the types' sake.
+        TrySendError::Full(message) => SendError::Timeout(message),
+        TrySendError::Disconnected(message) => SendError::Disconnected(message),
+        TrySendError::Corrupt(message) => SendError::Corrupt(message),
+    }
+}
+
+fn is_disconnected<T: Message, M: Memory, P: Peers>(endpoint: &Endpoint<T, M, P>) -> bool {
+    let receivers = &endpoint.parts.control().receivers;
+    receivers.is_closed() || endpoint.parts.is_deserted(Role::Receiver)
+}
+
+/// Steps 1 to 4, once or as often as we are stepped over.
+#[inline(always)]
+fn attempt<T: Message, M: Memory, P: Peers>(
+    endpoint: &mut Endpoint<T, M, P>,
+    message: T,
+) -> Look<(), TrySendError<T>> {
+    if !endpoint.is_usable() {
+        return Look::Failed(TrySendError::Disconnected(message));
+    }
+    if endpoint.parts.control().receivers.is_gone_or_closed() && is_disconnected(endpoint) {
+        return Look::Failed(TrySendError::Disconnected(message));
+    }
+    for _ in 0..RESENDS {
+        let ticket = match claim(endpoint) {
+            Claim::Slot(ticket) => ticket,
+            Claim::Full => return Look::NotYet,
+            Claim::Corrupt => return Look::Failed(TrySendError::Corrupt(message)),
+        };
+        let number = endpoint.number;
+        let slot = endpoint.parts.slot(ticket);
+        // Step 2. The slot is ours whatever anybody thinks of us, until we hand it back.
+        slot.message.store(message);
+        // Step 3. Release pairs with the Acquire load in `Receiver::find`; SeqCst for the bell.
+        let writing = Word::new(State::Writing, number, ticket).bits();
+        let ready = Word::new(State::Ready, number, ticket).bits();
+        let sent = slot.word.compare_exchange(writing, ready, SeqCst, Relaxed);
+        if sent.is_ok() {
+            endpoint.parts.control().receivers.ring();
+            endpoint.count_message();
+            endpoint.pace.hit();
+            return Look::Done(());
+        }
+        // Step 4: others have gone on without us. Sent later, it is still behind what we sent before.
+        if !endpoint.hand_back(ticket, State::Skip) {
+            return Look::Failed(TrySendError::Corrupt(message));
+        }
+    }
+    Look::NotYet
+}
+
+/// Step 1: the slot of the next ticket.
+#[inline(always)]
+fn claim<T: Message, M: Memory, P: Peers>(endpoint: &mut Endpoint<T, M, P>) -> Claim {
+    let ticket = endpoint.cursor;
+    let empty = Word::of_nobody(State::Empty, ticket).bits();
+    let word = &endpoint.parts.slot(ticket).word;
+    if word.load(Relaxed) == empty {
+        let writing = Word::new(State::Writing, endpoint.number, ticket).bits();
+        // Acquire pairs with the release of the slot's last reader: its loads come before our stores.
+        if word
+            .compare_exchange(empty, writing, Acquire, Relaxed)
+            .is_ok()
+        {
+            endpoint.cursor = ticket.plus(1);
+            if ticket.bits() & HINT_MASK == HINT_MASK {
+                store_hint(endpoint);
+            }
+            return Claim::Slot(ticket);
+        }
+    }
+    claim_slowly(endpoint)
+}
+
+fn store_hint<T: Message, M: Memory, P: Peers>(endpoint: &Endpoint<T, M, P>) {
+    let control = endpoint.parts.control();
+    let tail = endpoint.cursor;
+    control.tail.store(tail.bits(), Relaxed);
+    let head = Ticket::new(control.head.load(Relaxed));
+    let there = tail.ahead_of(head).clamp(0, endpoint.parts.capacity as i64) as u64;
+    if let Some(seat) = endpoint.parts.seat(endpoint.number)
+        && there > seat.high_water.load(Relaxed)
+    {
+        seat.high_water.store(there, Relaxed);
+    }
+}
+
+#[cold]
+fn claim_slowly<T: Message, M: Memory, P: Peers>(endpoint: &mut Endpoint<T, M, P>) -> Claim {
+    let capacity = endpoint.parts.capacity;
+    // What a ring can make us walk, and no more, whatever its words say.
+    for step in 0..4 * capacity + 64 {
+        let ticket = endpoint.cursor;
+        let word = &endpoint.parts.slot(ticket).word;
+        let bits = word.load(Relaxed);
+        let seen = Word::from_bits(bits);
+        if (seen.ticket.bits() ^ ticket.bits()) & (capacity - 1) != 0 {
+            return Claim::Corrupt;
+        }
+        let ahead = seen.ticket.ahead_of(ticket);
+        if ahead == 0 && seen.state == State::Empty {
+            let writing = Word::new(State::Writing, endpoint.number, ticket).bits();
+            // As in `claim`.
+            if word
+                .compare_exchange(bits, writing, Acquire, Relaxed)
+                .is_ok()
+            {
+                endpoint.cursor = ticket.plus(1);
+                store_hint(endpoint);
+                return Claim::Slot(ticket);
+            }
+            continue;
+        }
+        if ahead >= 0 {
+            // Used. A slot with ticket T says that the tail has come to T - n: a hint, however
+            // stale, costs about one lap of looks.
+            let mut next = ticket.plus(1).later(seen.ticket.minus(capacity));
+            if step % 4 == 0 {
+                next = next.later(Ticket::new(endpoint.parts.control().tail.load(Relaxed)));
+            }
+            endpoint.cursor = next;
+            continue;
+        }
+        // A slot is never behind by more than a lap, and was used in the last one.
+        if ahead != -(capacity as i64) || seen.state == State::Empty {
+            return Claim::Corrupt;
+        }
+        // The last lap's message is still there: full, unless only stalled receivers, or orphans,
+        // are in the way.
+        let aside = match seen.state {
+            State::Reading => endpoint.is_impatient(bits).then_some(State::HeldReading),
+            State::Orphan => Some(State::Orphan),
+            _ => None,
+        };
+        let Some(state) = aside.filter(|_| has_room_behind(endpoint, ticket)) else {
+            store_hint(endpoint);
+            return Claim::Full;
+        };
+        // Step 10.
+        let stepped = seen.turned(state, ticket).bits();
+        if word
+            .compare_exchange(bits, stepped, AcqRel, Relaxed)
+            .is_ok()
+        {
+            endpoint.count_quarantine();
+            endpoint.cursor = ticket.plus(1);
+        }
+    }
+    Claim::Full
+}
+
+/// Whether a slot is free behind a run of stalled receivers and orphans.
+fn has_room_behind<T: Message, M: Memory, P: Peers>(
+    endpoint: &Endpoint<T, M, P>,
+    ticket: Ticket,
+) -> bool {
+    for offset in 1..endpoint.parts.capacity {
+        let at = ticket.plus(offset);
+        let seen = Word::from_bits(endpoint.parts.slot(at).word.load(Relaxed));
+        if seen.ticket.ahead_of(at) >= 0 {
+            return true;
+        }
+        if !matches!(seen.state, State::Reading | State::Orphan) {
+            return false;
+        }
+    }
+    false
+}
+
+impl<T: Message, M: Memory, P: Peers> fmt::Debug for Sender<T, M, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("mpmc::Sender")
+            .field("capacity", &self.capacity())
+            .field("endpoint", &self.endpoint.number)
+            .field("is_open", &self.endpoint.is_open)
+            .finish_non_exhaustive()
+    }
+}
