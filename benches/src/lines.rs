@@ -5,6 +5,7 @@ mod bytes;
 mod forkserver;
 mod lock;
 mod lock_pthread;
+mod mpmc;
 mod pthread;
 mod shm;
 mod spsc_blocking;
@@ -37,6 +38,9 @@ pub(crate) const ALL: &[&Comparison] = &[
     &spsc_rtt::LINE,
     &spsc_blocking::SLEEPING,
     &spsc_blocking::SPINNING,
+    &mpmc::ALL[0],
+    &mpmc::ALL[1],
+    &mpmc::ALL[2],
     &bytes::FOUR_KIB,
     &bytes::SIXTY_FOUR_KIB,
     &forkserver::LINE,

@@ -129,7 +129,7 @@ impl Config {
         }
     }
 
-    /// For at most so many senders and receivers at a time, 1 to 8192. Each costs 64 bytes, and one
+    /// For at most so many senders and receivers at a time, 1 to 8192. Each costs 128 bytes, and one
     /// slot while it is stalled: the capacity is more than their number.
     #[must_use]
     pub const fn endpoints(mut self, endpoints: u32) -> Self {

@@ -46,7 +46,7 @@ pub(super) struct Control {
 
 /// One handle's place at the ring. The word by CAS, see its table; the counters by the owner alone,
 /// and they go on from one owner to the next.
-#[repr(C)]
+#[repr(C, align(128))]
 pub(super) struct Seat {
     pub(super) word: AtomicU64,
     /// Messages sent or received.
@@ -55,7 +55,6 @@ pub(super) struct Seat {
     pub(super) quarantines: AtomicU64,
     /// As a sender: most messages that were seen in the ring.
     pub(super) high_water: AtomicU64,
-    reserved: [AtomicU64; 4],
 }
 
 /// A slot: its word, and the message beside it.
@@ -91,7 +90,7 @@ mod asserted {
     const_assert_eq!(offset_of!(Control, receivers), 0x180);
     const_assert_eq!(offset_of!(Control, senders), 0x200);
     const_assert_eq!(offset_of!(Control, orphaned), 0x280);
-    const_assert_eq!(size_of::<Seat>(), 64);
+    const_assert_eq!(size_of::<Seat>(), 128);
     const_assert_eq!(offset_of!(Slot<u64>, message), 8);
     const_assert_eq!(stride::<u64>(), 16);
     const_assert_eq!(stride::<[u64; 7]>(), 64);
@@ -248,7 +247,6 @@ unsafe impl<T: Message> Place for Ring<T> {
                 messages: zero(),
                 quarantines: zero(),
                 high_water: zero(),
-                reserved: [zero(), zero(), zero(), zero()],
             };
             // SAFETY: in bounds, as `of` has checked; nobody else uses the bytes.
             unsafe { parts.seats.add(number).write(seat) };
