@@ -166,11 +166,11 @@ impl<T: Message, M: Memory, P: Peers> Endpoint<T, M, P> {
         self.stalled.set((seen, u32::MAX - 1));
     }
 
-    /// Steps 4, 7 and 11 for a slot that was taken to be stalled while we had it: as it is handed back,
-    /// it becomes `state`. `false` if the word is not ours, which peers that keep to the protocol
+    /// Steps 4, 7 and 11 for a slot that was taken to be stalled while we had it: the word becomes
+    /// `back` of what it is. `false` if the word is not ours, which peers that keep to the protocol
     /// never do.
     #[cold]
-    pub(super) fn hand_back(&self, ticket: Ticket, state: State) -> bool {
+    pub(super) fn hand_back(&self, ticket: Ticket, back: impl Fn(Word) -> Word) -> bool {
         let word = &self.parts.slot(ticket).word;
         for _ in 0..LAPS {
             let bits = word.load(Relaxed);
@@ -178,11 +178,10 @@ impl<T: Message, M: Memory, P: Peers> Endpoint<T, M, P> {
             if seen.owner != self.number || !seen.is_held() {
                 return false;
             }
-            let back = Word::of_nobody(state, seen.ticket);
             // Release pairs with the Acquire load of who takes the slot next. Third parties only ever
             // advance the ticket, so a failure means that a lap has passed.
             if word
-                .compare_exchange(bits, back.bits(), Release, Relaxed)
+                .compare_exchange(bits, back(seen).bits(), Release, Relaxed)
                 .is_ok()
             {
                 return true;

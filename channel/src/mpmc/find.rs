@@ -7,10 +7,20 @@ use super::Receiver;
 use super::words::{State, Ticket, Word};
 use crate::spsc::Message;
 
-/// A message to be taken: where it lies, and its word as it was seen.
+/// A message to be taken: its word, and whether the head is there. Orphans are also taken from
+/// elsewhere.
 pub(super) struct Found {
-    pub(super) ticket: Ticket,
-    pub(super) bits: u64,
+    pub(super) word: Word,
+    pub(super) in_order: bool,
+}
+
+impl Found {
+    fn at_the_head(word: Word) -> Find {
+        Find::Message(Self {
+            word,
+            in_order: true,
+        })
+    }
 }
 
 pub(super) enum Find {
@@ -26,10 +36,10 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
     pub(super) fn find(&mut self) -> Find {
         let ticket = self.endpoint.cursor;
         // Acquire pairs with the Release half of step 3: a copy in one step may read the message now.
-        let bits = self.endpoint.parts.slot(ticket).word.load(Acquire);
-        let word = Word::from_bits(bits);
+        let slot = self.endpoint.parts.slot(ticket);
+        let word = Word::from_bits(slot.word.load(Acquire));
         if word.state == State::Ready && word.ticket == ticket {
-            return Find::Message(Found { ticket, bits });
+            return Found::at_the_head(word);
         }
         self.find_slowly()
     }
@@ -56,7 +66,7 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
                 let stepped = match seen.state {
                     State::Ready | State::Orphan => {
                         self.store_hint_if_moved(start);
-                        return Find::Message(Found { ticket, bits });
+                        return Found::at_the_head(seen);
                     }
                     State::Empty => return self.found_none(start),
                     // Step 8.
@@ -140,12 +150,13 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
         for index in 0..self.endpoint.parts.capacity {
             let slot = self.endpoint.parts.slot(Ticket::new(index));
             // Acquire pairs with the Release half of the CAS that made it an orphan.
-            let bits = slot.word.load(Acquire);
-            let word = Word::from_bits(bits);
+            let word = Word::from_bits(slot.word.load(Acquire));
             let mask = self.endpoint.parts.capacity - 1;
             if word.state == State::Orphan && word.ticket.bits() & mask == index {
-                let ticket = word.ticket;
-                return Find::Message(Found { ticket, bits });
+                return Find::Message(Found {
+                    word,
+                    in_order: false,
+                });
             }
         }
         self.orphaned = orphaned;

@@ -220,60 +220,58 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
     /// Step 5.
     #[inline(always)]
     fn attempt_take(&mut self) -> Look<Ticket, TryRecvError> {
-        if !self.endpoint.is_usable() {
-            return Look::Failed(TryRecvError::Disconnected);
-        }
-        for _ in 0..=self.endpoint.parts.capacity {
-            let Found { ticket, bits } = match self.find() {
-                Find::Message(found) => found,
-                Find::Nothing => match self.nothing() {
-                    Nothing::LookAgain => continue,
-                    Nothing::Yet => return Look::NotYet,
-                    Nothing::Ever => return Look::Failed(TryRecvError::Disconnected),
-                },
-                Find::Corrupt => return Look::Failed(TryRecvError::Corrupt),
-            };
-            let reading = Word::new(State::Reading, self.endpoint.number, ticket).bits();
-            let word = &self.endpoint.parts.slot(ticket).word;
-            // Acquire pairs with the Release half of step 3 in `sender.rs`.
-            if word
-                .compare_exchange(bits, reading, Acquire, Relaxed)
-                .is_ok()
-            {
-                self.pass(ticket);
-                return Look::Done(ticket);
-            }
-        }
-        Look::NotYet
+        self.attempt_at_found(|receiver, Found { word, in_order }| {
+            let slot = receiver.endpoint.parts.slot(word.ticket);
+            let mine = word.taken(receiver.endpoint.number, in_order);
+            // Acquire pairs with the Release half of step 3 in `sender.rs`, and of 11 and 12.
+            slot.word
+                .compare_exchange(word.bits(), mine.bits(), Acquire, Relaxed)
+                .ok()?;
+            receiver.pass(word.ticket, in_order);
+            Some(word.ticket)
+        })
     }
 
     /// Steps 5 to 7 as one. The message is copied before it is known to be ours, by atomics, and counts
     /// only if it was.
     fn attempt_one_step(&mut self) -> Look<T, TryRecvError> {
+        self.attempt_at_found(|receiver, Found { word, in_order }| {
+            let slot = receiver.endpoint.parts.slot(word.ticket);
+            let message = slot.message.load();
+            let free = word.consumed(in_order, receiver.endpoint.parts.capacity);
+            // Release: the copy comes before the slot is written again. SeqCst for the bell.
+            slot.word
+                .compare_exchange(word.bits(), free.bits(), SeqCst, Relaxed)
+                .ok()?;
+            receiver.pass(word.ticket, in_order);
+            receiver.endpoint.parts.control().senders.ring();
+            Some(message)
+        })
+    }
+
+    /// Finds messages until `take` gets one, or there is none.
+    #[inline(always)]
+    fn attempt_at_found<R>(
+        &mut self,
+        take: impl Fn(&mut Self, Found) -> Option<R>,
+    ) -> Look<R, TryRecvError> {
         if !self.endpoint.is_usable() {
             return Look::Failed(TryRecvError::Disconnected);
         }
+        // Each failure is another's success.
         for _ in 0..=self.endpoint.parts.capacity {
-            let Found { ticket, bits } = match self.find() {
-                Find::Message(found) => found,
+            match self.find() {
+                Find::Message(found) => {
+                    if let Some(result) = take(self, found) {
+                        return Look::Done(result);
+                    }
+                }
                 Find::Nothing => match self.nothing() {
-                    Nothing::LookAgain => continue,
+                    Nothing::LookAgain => {}
                     Nothing::Yet => return Look::NotYet,
                     Nothing::Ever => return Look::Failed(TryRecvError::Disconnected),
                 },
                 Find::Corrupt => return Look::Failed(TryRecvError::Corrupt),
-            };
-            let slot = self.endpoint.parts.slot(ticket);
-            let message = slot.message.load();
-            let free = Word::of_nobody(State::Empty, ticket.plus(self.endpoint.parts.capacity));
-            // Release: the copy comes before the slot is written again. SeqCst for the bell.
-            let taken = slot
-                .word
-                .compare_exchange(bits, free.bits(), SeqCst, Relaxed);
-            if taken.is_ok() {
-                self.pass(ticket);
-                self.endpoint.parts.control().senders.ring();
-                return Look::Done(message);
             }
         }
         Look::NotYet
@@ -281,9 +279,8 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
 
     /// We have taken the message of `ticket`.
     #[inline(always)]
-    fn pass(&mut self, ticket: Ticket) {
-        // An orphan may have come from anywhere.
-        if ticket == self.endpoint.cursor {
+    fn pass(&mut self, ticket: Ticket, in_order: bool) {
+        if in_order {
             self.endpoint.cursor = ticket.plus(1);
             if ticket.bits() & HINT_MASK == HINT_MASK {
                 self.store_hint();
@@ -313,7 +310,7 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
         // SeqCst for the bell.
         let given = word.compare_exchange(reading, free.bits(), SeqCst, Relaxed);
         if given.is_err() {
-            return self.endpoint.hand_back(ticket, State::Skip);
+            return self.endpoint.hand_back(ticket, |held| held.skipped());
         }
         self.endpoint.parts.control().senders.ring();
         true
@@ -324,13 +321,11 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
     pub(super) fn give_up(&mut self, ticket: Ticket) -> bool {
         let number = self.endpoint.number;
         let word = &self.endpoint.parts.slot(ticket).word;
-        let reading = Word::new(State::Reading, number, ticket).bits();
-        let orphan = Word::of_nobody(State::Orphan, ticket).bits();
+        let reading = Word::new(State::Reading, number, ticket);
+        let orphan = reading.orphaned().bits();
         // Release: what we may have noted about it elsewhere is seen by who takes it.
-        let given = word
-            .compare_exchange(reading, orphan, AcqRel, Relaxed)
-            .is_ok()
-            || self.endpoint.hand_back(ticket, State::Orphan);
+        let given = word.compare_exchange(reading.bits(), orphan, AcqRel, Relaxed);
+        let given = given.is_ok() || self.endpoint.hand_back(ticket, |held| held.orphaned());
         if given {
             self.endpoint.parts.announce_orphans();
             self.endpoint.parts.control().receivers.ring_all();

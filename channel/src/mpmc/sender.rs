@@ -253,7 +253,7 @@ fn attempt<T: Message, M: Memory, P: Peers>(
             return Look::Done(());
         }
         // Step 4: others have gone on without us. Sent later, it is still behind what we sent before.
-        if !endpoint.hand_back(ticket, State::Skip) {
+        if !endpoint.hand_back(ticket, |held| held.skipped()) {
             return Look::Failed(TrySendError::Corrupt(message));
         }
     }
@@ -339,18 +339,19 @@ fn claim_slowly<T: Message, M: Memory, P: Peers>(endpoint: &mut Endpoint<T, M, P
         // The last lap's message is still there: full, unless only stalled receivers, or orphans,
         // are in the way.
         let aside = match seen.state {
-            State::Reading => endpoint.is_impatient(bits).then_some(State::HeldReading),
-            State::Orphan => Some(State::Orphan),
+            State::Reading => endpoint
+                .is_impatient(bits)
+                .then_some(seen.turned(State::HeldReading, ticket)),
+            State::Orphan => Some(Word::orphan_ahead(ticket)),
             _ => None,
         };
-        let Some(state) = aside.filter(|_| has_room_behind(endpoint, ticket)) else {
+        let Some(stepped) = aside.filter(|_| has_room_behind(endpoint, ticket)) else {
             store_hint(endpoint);
             return Claim::Full;
         };
         // Step 10.
-        let stepped = seen.turned(state, ticket).bits();
         if word
-            .compare_exchange(bits, stepped, AcqRel, Relaxed)
+            .compare_exchange(bits, stepped.bits(), AcqRel, Relaxed)
             .is_ok()
         {
             endpoint.count_quarantine();

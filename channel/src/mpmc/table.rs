@@ -205,18 +205,12 @@ impl<T: Message> Parts<T> {
                     break;
                 }
                 let next = match (word.state, self.orphans) {
-                    (State::Writing | State::HeldWriting, _) => {
-                        Word::of_nobody(State::Skip, word.ticket)
-                    }
-                    (State::Reading | State::HeldReading, Orphans::Redeliver) => {
-                        Word::of_nobody(State::Orphan, word.ticket)
-                    }
+                    (State::Writing | State::HeldWriting, _) => word.skipped(),
+                    (State::Reading | State::HeldReading, Orphans::Redeliver) => word.orphaned(),
                     (State::Reading, Orphans::Drop) => {
                         Word::of_nobody(State::Empty, word.ticket.plus(self.capacity))
                     }
-                    (State::HeldReading, Orphans::Drop) => {
-                        Word::of_nobody(State::Skip, word.ticket)
-                    }
+                    (State::HeldReading, Orphans::Drop) => word.skipped(),
                     // Sent, or nobody's.
                     _ => break,
                 };

@@ -67,6 +67,9 @@ pub(super) const MAX_SEATS: u32 = 1 << OWNER_BITS;
 // | HELD_WRITING | its owner stalled while it wrote: stepped over, lap after lap | receiver (8, 9) | it (4); recoverer (12); receiver (9), with t + n |
 // | HELD_READING | its owner stalled with the message in hand: stepped over | sender (10); receiver (9) | it (7, 11); recoverer (12); receiver (9), with t + n |
 // | ORPHAN | sent, taken by one who died or gave it up: to be taken again, in no order | receiver (11); recoverer (12) | receiver (5); sender (10), with t + n |
+//
+// An orphan's owner is 0 while the head has passed t, as it has for READING; 1 once t is ahead of
+// it, as for HELD_READING.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum State {
@@ -136,6 +139,49 @@ impl Word {
     #[inline(always)]
     pub(super) const fn turned(self, state: State, ticket: Ticket) -> Self {
         Self::new(state, self.owner, ticket)
+    }
+
+    /// Handed back by a holder that was stepped over: not EMPTY, which would end the receivers' walk if
+    /// it lay behind the tail.
+    pub(super) const fn skipped(self) -> Self {
+        Self::of_nobody(State::Skip, self.ticket)
+    }
+
+    /// The message given up by its holder, or taken back from it.
+    pub(super) const fn orphaned(self) -> Self {
+        let is_ahead = matches!(self.state, State::HeldReading);
+        Self::new(State::Orphan, is_ahead as Owner, self.ticket)
+    }
+
+    /// An orphan that a sender steps over: `ticket` is ahead of the head.
+    pub(super) const fn orphan_ahead(ticket: Ticket) -> Self {
+        Self::new(State::Orphan, 1, ticket)
+    }
+
+    const fn is_orphan_ahead(self) -> bool {
+        matches!(self.state, State::Orphan) && self.owner != 0
+    }
+
+    /// The message taken by `owner`. Out of order, an orphan ahead of the head stays to be stepped
+    /// over.
+    #[inline(always)]
+    pub(super) const fn taken(self, owner: Owner, in_order: bool) -> Self {
+        let state = if !in_order && self.is_orphan_ahead() {
+            State::HeldReading
+        } else {
+            State::Reading
+        };
+        Self::new(state, owner, self.ticket)
+    }
+
+    /// The message taken and given back.
+    #[inline(always)]
+    pub(super) const fn consumed(self, in_order: bool, capacity: u64) -> Self {
+        if !in_order && self.is_orphan_ahead() {
+            Self::of_nobody(State::Skip, self.ticket)
+        } else {
+            Self::of_nobody(State::Empty, self.ticket.plus(capacity))
+        }
     }
 
     /// Whether it is stepped over, lap after lap, until its owner hands it back.

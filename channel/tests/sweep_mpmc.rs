@@ -1,0 +1,622 @@
+//! `mpmc`, killed, stopped and preempted at every instruction: send, take, receive, give up, recover,
+//! and the blocking forms with a sleeping peer.
+//!
+//! Shown to fail (`.ci/mutants`): a message published, or given back, by a store; a slot handed back as
+//! EMPTY; a message that is not sent again; a recovery that forgets held slots, or the orphans' announcement; a
+//! sleep without an inner bound.
+#![cfg(all(not(loom), target_os = "linux"))]
+
+use std::mem::forget;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use multiprocess_channel::TrySendError;
+use multiprocess_channel::mpmc::{Config as Shape, Receiver, Ring, Sender};
+use multiprocess_core::{ParticipantId, Peers, Place, Region};
+use multiprocess_testkit::watchdog::Watchdog;
+use multiprocess_testkit::{Config, Control, Env, Mode, Operation, Outcome, Role, Subject, sweep};
+
+const SHAPE: Shape = Shape::new(8).endpoints(7);
+const CAPACITY: u64 = 8;
+/// Where the slots lie (channel/README.md).
+const SLOTS: usize = 0x300 + 7 * 0x80;
+const STRIDE: usize = 16;
+
+/// The message whose fate is in doubt.
+const IN_DOUBT: u64 = 50;
+/// What a successor sends in its place.
+const SUCCESSORS: u64 = 60;
+/// What a rival sends while the victim stands still: from here on.
+const RIVALS: u64 = 40;
+/// Shorter than any inner bound.
+const AT_ONCE: Duration = Duration::from_micros(1);
+
+/// Notes: the messages that the victim, the rival, or the helper has worked on, a bit for each.
+const VICTIM: usize = 0;
+const RIVAL: usize = 1;
+const HELPER: usize = 2;
+
+struct InRun<'a> {
+    role: Role,
+    control: &'a Control,
+}
+
+fn id(role: Role) -> ParticipantId {
+    ParticipantId::new(role as u16, 1)
+}
+
+/// Dead since before the run began.
+const LONG_DEAD: ParticipantId = ParticipantId::new(77, 1);
+
+// SAFETY: dead is only who the harness has killed: a recoverer is, once a second one runs.
+unsafe impl Peers for InRun<'_> {
+    fn me(&self) -> ParticipantId {
+        id(self.role)
+    }
+    fn is_dead(&self, participant: ParticipantId) -> bool {
+        let of = |roles: &[Role]| roles.iter().any(|role| participant == id(*role));
+        let before_us = match self.role {
+            Role::Checker => of(&[
+                Role::Rival,
+                Role::Helper,
+                Role::Recoverer,
+                Role::SecondRecoverer,
+            ]),
+            Role::SecondRecoverer => of(&[Role::Recoverer]),
+            _ => false,
+        };
+        let victim = participant == id(Role::Victim) && self.control.victim_is_dead();
+        participant == LONG_DEAD || victim || before_us
+    }
+    fn table(&self) -> u32 {
+        1
+    }
+    fn share_pid_namespace(&self) -> bool {
+        true
+    }
+}
+
+struct LongDead;
+
+// SAFETY: it is the id of nobody.
+unsafe impl Peers for LongDead {
+    fn me(&self) -> ParticipantId {
+        LONG_DEAD
+    }
+    fn is_dead(&self, _: ParticipantId) -> bool {
+        false
+    }
+    fn table(&self) -> u32 {
+        1
+    }
+    fn share_pid_namespace(&self) -> bool {
+        true
+    }
+}
+
+fn region<'a>(env: &Env<'a>) -> Region<'a> {
+    let size = Ring::<u64>::layout(&SHAPE).unwrap().size();
+    // SAFETY: as large as `size` says, mapped as long as the run lasts, accessed through rings only.
+    unsafe { Region::new(NonNull::new(env.segment).unwrap(), size) }
+}
+
+fn peers<'a>(env: &Env<'a>) -> InRun<'a> {
+    InRun {
+        role: env.role,
+        control: env.control,
+    }
+}
+
+fn sender<'a>(env: &Env<'a>) -> Sender<u64, Region<'a>, InRun<'a>> {
+    Sender::attach(region(env), peers(env)).unwrap()
+}
+
+fn receiver<'a>(env: &Env<'a>) -> Receiver<u64, Region<'a>, InRun<'a>> {
+    Receiver::attach(region(env), peers(env)).unwrap()
+}
+
+fn note(control: &Control, who: usize, message: u64) {
+    let seen = control.notes[who].load(Relaxed);
+    control.notes[who].store(seen | 1 << message, Relaxed);
+}
+
+/// A slot's word.
+fn word<'a>(env: &Env<'a>, ticket: u64) -> &'a AtomicU64 {
+    let offset = SLOTS + (ticket % CAPACITY) as usize * STRIDE;
+    // SAFETY: inside the region, aligned, accessed atomically by all.
+    unsafe { region(env).base().add(offset).cast::<AtomicU64>().as_ref() }
+}
+
+/// The slots, for messages of violations.
+fn words(env: &Env<'_>) -> String {
+    (0..CAPACITY)
+        .map(|slot| word(env, slot).load(Relaxed))
+        .map(|word| format!("{}.{}@{} ", word >> 61, word >> 48 & 0x1fff, word & 0xffff))
+        .collect()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Op {
+    Send {
+        before: u64,
+    },
+    /// Take, work, release.
+    Take {
+        before: u64,
+    },
+    /// By value.
+    Recv {
+        before: u64,
+    },
+    /// By value, in one step.
+    OneStep {
+        before: u64,
+    },
+    GiveUp,
+    /// One that is long dead was writing, and had a message in hand.
+    Recover,
+    /// Its slots have been stepped over.
+    RecoverHeld,
+    /// A receiver sleeps.
+    SendToSleeper,
+    /// The ring is full, and a sender sleeps.
+    RecvWithSleeper,
+    /// The ring is empty; a helper sends when we sleep.
+    WaitForMessage,
+    /// The ring is full; a helper receives when we sleep.
+    WaitForRoom,
+    /// Receivers sleep until the ring is closed.
+    Close,
+}
+
+impl Op {
+    fn before(self) -> u64 {
+        match self {
+            Op::Send { before }
+            | Op::Take { before }
+            | Op::Recv { before }
+            | Op::OneStep { before } => before,
+            Op::GiveUp => 2,
+            Op::Recover | Op::RecoverHeld => 3,
+            Op::RecvWithSleeper | Op::WaitForRoom => CAPACITY,
+            Op::SendToSleeper | Op::WaitForMessage | Op::Close => 0,
+        }
+    }
+
+    fn has_peer(self) -> bool {
+        matches!(
+            self,
+            Op::SendToSleeper
+                | Op::RecvWithSleeper
+                | Op::WaitForMessage
+                | Op::WaitForRoom
+                | Op::Close
+        )
+    }
+
+    /// Slots in the hands of those who stand still.
+    fn held(self) -> u64 {
+        match self {
+            Op::Recover | Op::RecoverHeld => 2,
+            _ => 1,
+        }
+    }
+
+    /// Whether a message may be gone with its taker.
+    fn is_at_most_once(self) -> bool {
+        matches!(
+            self,
+            Op::Recv { .. } | Op::OneStep { .. } | Op::RecvWithSleeper | Op::WaitForMessage
+        )
+    }
+}
+
+impl Subject for Op {
+    fn name(&self) -> String {
+        format!("mpmc {self:?}")
+    }
+
+    fn size(&self) -> usize {
+        Ring::<u64>::layout(&SHAPE).unwrap().size()
+    }
+
+    fn setup(&self, env: &Env<'_>) {
+        // SAFETY: nobody else knows of the segment yet.
+        unsafe { Ring::<u64>::init(region(env), &SHAPE) }.unwrap();
+        // Keep their seats: setup lives on.
+        let (mut sender, mut receiver) = (sender(env), receiver(env));
+        // Warms clock and CPU count, and moves the ring on.
+        let nothing = receiver.recv_timeout(AT_ONCE);
+        assert!(nothing.is_err());
+        for _ in 0..3 {
+            sender.try_send(39).unwrap();
+            receiver.try_recv().unwrap();
+        }
+        if matches!(self, Op::Recover | Op::RecoverHeld) {
+            let mut dead = Receiver::<u64, _, _>::attach(region(env), LongDead).unwrap();
+            sender.try_send(1).unwrap();
+            forget(dead.try_take().unwrap());
+            // As a sender it has claimed ticket 4; seat 2 is its.
+            assert_eq!(word(env, 4).load(Relaxed), 4, "the layout has changed");
+            word(env, 4).store(1 << 61 | 2 << 48 | 4, Relaxed);
+            forget(dead);
+            sender.try_send(2).unwrap();
+            sender.try_send(3).unwrap();
+            if *self == Op::RecoverHeld {
+                assert_eq!(receiver.recv_timeout(AT_ONCE), Ok(2));
+                for message in 4..8 {
+                    sender.send_timeout(message, AT_ONCE).unwrap();
+                }
+                assert_eq!(receiver.drain().count(), 5);
+                sender.send_timeout(2, AT_ONCE).unwrap();
+                sender.send_timeout(3, AT_ONCE).unwrap();
+            }
+        } else {
+            for message in 1..=self.before() {
+                sender.try_send(message).unwrap();
+            }
+        }
+        forget((sender, receiver));
+    }
+
+    fn arm<'a>(&'a self, env: Env<'a>) -> Operation<'a> {
+        let op = *self;
+        let control = env.control;
+        match op {
+            Op::Send { .. } => {
+                let mut sender = sender(&env);
+                Box::new(move || u64::from(sender.try_send(IN_DOUBT).is_ok()))
+            }
+            Op::SendToSleeper | Op::WaitForRoom => {
+                let mut sender = sender(&env);
+                sender.set_spin_cap(20);
+                Box::new(move || u64::from(sender.send(IN_DOUBT).is_ok()))
+            }
+            Op::Close => {
+                let mut sender = sender(&env);
+                Box::new(move || {
+                    sender.close_ring();
+                    1
+                })
+            }
+            Op::Recover | Op::RecoverHeld => {
+                let sender = sender(&env);
+                Box::new(move || {
+                    sender.recover();
+                    1
+                })
+            }
+            Op::Take { .. } => {
+                let mut receiver = receiver(&env);
+                Box::new(move || {
+                    let Ok(taken) = receiver.try_take() else {
+                        return 0;
+                    };
+                    let message = taken.get();
+                    note(control, VICTIM, message);
+                    taken.release();
+                    message
+                })
+            }
+            Op::GiveUp => {
+                let mut receiver = receiver(&env);
+                Box::new(move || {
+                    let Ok(taken) = receiver.try_take() else {
+                        return 0;
+                    };
+                    taken.give_up();
+                    1
+                })
+            }
+            Op::Recv { .. } | Op::OneStep { .. } | Op::RecvWithSleeper | Op::WaitForMessage => {
+                let mut receiver = receiver(&env);
+                receiver.set_spin_cap(20);
+                receiver.set_one_step(matches!(op, Op::OneStep { .. }));
+                Box::new(move || {
+                    let message = match op {
+                        Op::WaitForMessage => receiver.recv().unwrap_or(0),
+                        _ => receiver.try_recv().unwrap_or(0),
+                    };
+                    note(control, VICTIM, message);
+                    message
+                })
+            }
+        }
+    }
+
+    fn has_helper(&self) -> bool {
+        self.has_peer()
+    }
+
+    fn help(&self, env: &Env<'_>, go: &dyn Fn()) -> u64 {
+        match self {
+            Op::SendToSleeper | Op::Close => {
+                let mut receiver = receiver(env);
+                receiver.set_spin_cap(0);
+                let got = receiver.recv().unwrap_or(0);
+                note(env.control, HELPER, got);
+                got
+            }
+            Op::WaitForRoom => {
+                let mut receiver = receiver(env);
+                go();
+                let got = receiver.try_recv().unwrap_or(0);
+                env.control.helper_has_settled();
+                note(env.control, HELPER, got);
+                got
+            }
+            Op::WaitForMessage => {
+                let mut sender = sender(env);
+                go();
+                let sent = sender.try_send(IN_DOUBT).is_ok();
+                env.control.helper_has_settled();
+                u64::from(sent)
+            }
+            _ => {
+                let mut sender = sender(env);
+                sender.set_spin_cap(0);
+                u64::from(sender.send(IN_DOUBT).is_ok())
+            }
+        }
+    }
+
+    /// What others do while the victim stands still. None of it may be blocked by it.
+    fn rivals(&self) -> &[&'static str] {
+        match self.has_peer() {
+            true => &[],
+            false => &["receive all", "send and receive", "two laps"],
+        }
+    }
+
+    fn rival(&self, env: &Env<'_>, which: usize) -> u64 {
+        let mut sent = 0;
+        let (mut sender, mut receiver) = (sender(env), receiver(env));
+        let mut receive = || {
+            while let Ok(message) = receiver.recv_timeout(AT_ONCE) {
+                note(env.control, RIVAL, message);
+            }
+        };
+        match which {
+            0 => receive(),
+            1 => {
+                sent += u64::from(sender.send_timeout(RIVALS, AT_ONCE).is_ok());
+                receive();
+            }
+            _ => {
+                receive();
+                for _ in 0..2 {
+                    for _ in 0..CAPACITY - self.held() {
+                        let message = RIVALS + sent % 8;
+                        sent += u64::from(sender.send_timeout(message, AT_ONCE).is_ok());
+                    }
+                    receive();
+                }
+                // What others hold is stepped over.
+                return u64::from(sent == 2 * (CAPACITY - self.held()));
+            }
+        }
+        sent
+    }
+
+    fn has_recovery(&self) -> bool {
+        true
+    }
+
+    fn recover(&self, env: &Env<'_>, dead: Role) {
+        let mut sender = sender(env);
+        sender.recover();
+        if dead != Role::Victim {
+            return;
+        }
+        match self {
+            Op::SendToSleeper if !env.control.helper_has_returned() => {
+                let _ = sender.try_send(SUCCESSORS);
+            }
+            Op::Close => sender.close_ring(),
+            Op::RecvWithSleeper => {
+                let mut receiver = receiver(env);
+                if let Ok(message) = receiver.try_recv() {
+                    note(env.control, RIVAL, message);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn check(&self, env: &Env<'_>, outcome: &Outcome<'_>) -> Result<&'static str, String> {
+        let mut receiver = receiver(env);
+        receiver.recover();
+        let mut left = Vec::new();
+        while let Ok(message) = receiver.recv_timeout(AT_ONCE) {
+            left.push(message);
+        }
+        let fate = self.judge(env, outcome, &left)?;
+        if *self != Op::Close {
+            let mut sender = sender(env);
+            if !receiver.is_empty() {
+                return Err(format!("{} left after a drain", receiver.len()));
+            }
+            // The first lap may find slots to be given back.
+            for lap in 0..3 {
+                let mut sent = 0;
+                let refused = loop {
+                    match sender.try_send(sent) {
+                        Ok(()) => sent += 1,
+                        Err(refused) => break refused,
+                    }
+                };
+                if !matches!(refused, TrySendError::Full(_)) {
+                    return Err(format!("{refused:?} {}", words(env)));
+                }
+                let back: Vec<u64> = receiver.drain().collect();
+                if back != (0..sent).collect::<Vec<_>>() || lap > 0 && sent != CAPACITY {
+                    return Err(format!(
+                        "lap {lap}: {sent} were sent, {back:?} came, {}",
+                        words(env)
+                    ));
+                }
+            }
+            let endpoints = sender.statistics().endpoints;
+            let living = if env.control.victim_is_dead() { 4 } else { 5 };
+            if endpoints != living {
+                return Err(format!("{endpoints} seats are taken, {living} should be"));
+            }
+        }
+        let again = receiver.recover();
+        if again.endpoints + again.unsent + again.orphans > 0 {
+            return Err(format!("recovered twice: {again:?}"));
+        }
+        Ok(fate)
+    }
+}
+
+impl Op {
+    /// Nothing lost, nothing doubled, nothing out of order.
+    fn judge(
+        self,
+        env: &Env<'_>,
+        outcome: &Outcome<'_>,
+        left: &[u64],
+    ) -> Result<&'static str, String> {
+        let seen = |who: usize| env.control.notes[who].load(Relaxed) & !1;
+        let (victim, rival, helper) = (seen(VICTIM), seen(RIVAL), seen(HELPER));
+        let wrong = |what: &str| {
+            Err(format!(
+                "{what}: {left:?} left, victim {victim:#x}, rival {rival:#x}, helper {helper:#x}, \
+                 {outcome:?}",
+                outcome = (
+                    outcome.completed,
+                    outcome.result,
+                    outcome.rival,
+                    outcome.helper
+                ),
+            ))
+        };
+        let mut in_left = 0_u64;
+        for message in left {
+            if in_left & 1 << message != 0 {
+                return wrong("doubled");
+            }
+            in_left |= 1 << message;
+        }
+        // An orphan comes out of order, and only one that somebody had taken.
+        let mut ordered: Vec<u64> = left.to_vec();
+        ordered.sort_unstable_by_key(|message| match *message {
+            IN_DOUBT | SUCCESSORS => 100,
+            other => other,
+        });
+        let moved = left.iter().zip(&ordered).filter(|(a, b)| a != b).count();
+        let had_taken = !matches!(self, Op::Send { .. } | Op::SendToSleeper | Op::WaitForRoom);
+        if moved > 0 && !had_taken && outcome.rival.is_none() {
+            return wrong("out of order");
+        }
+        let by_others = rival | helper;
+        if by_others & in_left != 0 || rival & helper != 0 {
+            return wrong("doubled");
+        }
+        // What the victim has worked on and not released comes again, if it died.
+        if victim & (in_left | by_others) != 0 && outcome.completed {
+            return wrong("doubled");
+        }
+        let all = in_left | by_others | victim;
+        let before = (1..=self.before()).fold(0, |all, message| all | 1 << message);
+        let missing = before & !all;
+        let gone = missing.count_ones();
+        let may_be_gone = self.is_at_most_once() && !outcome.completed;
+        let in_doubt_sent = match self {
+            Op::RecvWithSleeper => outcome.helper == Some(1),
+            Op::WaitForMessage => outcome.helper == Some(1),
+            Op::Send { .. } | Op::SendToSleeper | Op::WaitForRoom => {
+                outcome.completed && outcome.result == 1
+            }
+            _ => false,
+        };
+        let lost = gone + u32::from(in_doubt_sent && all & 1 << IN_DOUBT == 0);
+        if lost > u32::from(may_be_gone) {
+            return wrong("lost");
+        }
+        let invented = all & !(before | 1 << IN_DOUBT | 1 << SUCCESSORS | 0xff << RIVALS);
+        if invented != 0 {
+            return wrong("invented");
+        }
+        match outcome.rival {
+            Some((2, 0)) => return wrong("the rival was blocked"),
+            Some((1, 0)) if self.before() < CAPACITY - 1 => return wrong("the rival was refused"),
+            _ => {}
+        }
+        if outcome.completed {
+            let failed = outcome.result == 0;
+            let may_fail = match self {
+                Op::Send { before } => before == CAPACITY || outcome.rival.is_some(),
+                Op::Take { before } | Op::Recv { before } | Op::OneStep { before } => {
+                    before == 0 || outcome.rival.is_some()
+                }
+                Op::GiveUp => outcome.rival.is_some(),
+                _ => false,
+            };
+            if failed && !may_fail {
+                return wrong("refused");
+            }
+        }
+        Ok(match () {
+            () if lost > 0 => "lost with its taker",
+            () if all & 1 << IN_DOUBT != 0 => "sent",
+            () if victim & in_left != 0 => "comes again",
+            () if victim != 0 => "taken",
+            () => "nothing done",
+        })
+    }
+}
+
+/// At every instruction, and what is long wherever the state changes.
+fn swept(op: Op, at_every_instruction: bool) {
+    let _watchdog = Watchdog::seconds(300);
+    let modes = match op.has_peer() {
+        true => vec![Mode::Kill],
+        false => vec![
+            Mode::Kill,
+            Mode::Preempt,
+            Mode::PreemptThenKill,
+            Mode::RecovererKilled,
+        ],
+    };
+    let edges = Config {
+        edges_only: true,
+        modes,
+        ..Config::default()
+    };
+    sweep(&op, &edges).assert_ok();
+    if at_every_instruction {
+        let kills = Config {
+            modes: vec![Mode::Kill],
+            ..Config::default()
+        };
+        sweep(&op, &kills).assert_ok();
+    }
+}
+
+macro_rules! sweeps {
+    ($($name:ident: $op:expr, $all:expr;)*) => {
+        $(#[test] fn $name() { swept($op, $all); })*
+    };
+}
+
+sweeps! {
+    send_into_an_empty_ring: Op::Send { before: 0 }, true;
+    send_across_the_wrap: Op::Send { before: 6 }, true;
+    send_into_a_full_ring: Op::Send { before: 8 }, false;
+    take_and_release: Op::Take { before: 2 }, true;
+    take_from_a_full_ring: Op::Take { before: 8 }, false;
+    take_from_an_empty_ring: Op::Take { before: 0 }, false;
+    receive_by_value: Op::Recv { before: 2 }, true;
+    receive_in_one_step: Op::OneStep { before: 2 }, true;
+    give_up: Op::GiveUp, true;
+    recover: Op::Recover, true;
+    recover_what_was_stepped_over: Op::RecoverHeld, false;
+    send_to_a_sleeping_receiver: Op::SendToSleeper, true;
+    receive_with_a_sleeping_sender: Op::RecvWithSleeper, true;
+    wait_for_a_message: Op::WaitForMessage, false;
+    wait_for_room: Op::WaitForRoom, false;
+    close_with_a_sleeping_receiver: Op::Close, true;
+}
