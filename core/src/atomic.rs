@@ -79,6 +79,9 @@ mod real {
 
 pub use real::*;
 
+/// Whether this is a model: for bounds that it could not reach.
+pub const IS_MODEL: bool = cfg!(loom);
+
 /// Marks bytes as read or written without holding them: nothing in a build, an access that the
 /// race detector sees in a model.
 ///

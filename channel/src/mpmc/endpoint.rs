@@ -2,7 +2,10 @@
 
 use core::cell::Cell;
 
-use multiprocess_core::atomic::Ordering::{Acquire, Relaxed, Release};
+use multiprocess_core::atomic::{
+    IS_MODEL,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use multiprocess_core::park::{Parked, Patience};
 use multiprocess_core::spin::AdaptiveSpin;
 use multiprocess_core::thread::generation;
@@ -16,8 +19,8 @@ use super::words::{Owner, Role, State, Ticket, Word};
 use super::{AttachRingError, Ring};
 use crate::spsc::Message;
 
-/// Looks at the same stalled word before it is stepped over.
-pub(super) const PATIENCE: u32 = 256;
+/// Looks at the same stalled word before it is stepped over. In a model whoever stands still is stalled.
+const PATIENCE: u32 = if IS_MODEL { 0 } else { 256 };
 
 /// A hint is stored once in so many tickets.
 pub(super) const HINT_MASK: u64 = 7;
