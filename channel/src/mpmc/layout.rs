@@ -7,6 +7,7 @@ use core::ptr::NonNull;
 use multiprocess_core::atomic::{
     AtomicU32, AtomicU64,
     Ordering::{Relaxed, Release},
+    Shadow,
 };
 use multiprocess_core::copy::RacyCell;
 use multiprocess_core::{AttachError, CachePadded, CreateError, LayoutHash, Place, Region};
@@ -62,6 +63,8 @@ pub(super) struct Seat {
 pub(super) struct Slot<T> {
     pub(super) word: AtomicU64,
     pub(super) message: RacyCell<T>,
+    /// Where a model sees who has the message in hand.
+    pub(super) hands: Shadow,
 }
 
 /// Bytes from one slot to the next. Small messages share a line; one of up to 56 bytes has its own;
@@ -260,7 +263,10 @@ unsafe impl<T: Message> Place for Ring<T> {
             unsafe {
                 (&raw mut (*slot).word).write(AtomicU64::new(word));
                 #[cfg(loom)]
-                (&raw mut (*slot).message).write(RacyCell::new(bytemuck::Zeroable::zeroed()));
+                {
+                    (&raw mut (*slot).message).write(RacyCell::new(bytemuck::Zeroable::zeroed()));
+                    (&raw mut (*slot).hands).write(Shadow::new());
+                }
             }
         }
         // The words were written plainly; who attaches reads them behind the magic number.

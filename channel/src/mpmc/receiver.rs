@@ -208,7 +208,7 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
         }
         match self.attempt_take() {
             Look::Done(ticket) => {
-                let message = self.endpoint.parts.slot(ticket).message.load();
+                let message = self.read(ticket);
                 self.give_back(ticket);
                 Look::Done(message)
             }
@@ -297,6 +297,14 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
             .control()
             .head
             .store(head.bits(), Relaxed);
+    }
+
+    /// Step 6.
+    #[inline(always)]
+    pub(super) fn read(&self, ticket: Ticket) -> T {
+        let slot = self.endpoint.parts.slot(ticket);
+        slot.hands.read();
+        slot.message.load()
     }
 
     /// Step 7. `false` if a peer has broken the protocol.

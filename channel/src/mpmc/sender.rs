@@ -241,6 +241,7 @@ fn attempt<T: Message, M: Memory, P: Peers>(
         let number = endpoint.number;
         let slot = endpoint.parts.slot(ticket);
         // Step 2. The slot is ours whatever anybody thinks of us, until we hand it back.
+        slot.hands.write();
         slot.message.store(message);
         // Step 3. Release pairs with the Acquire load in `Receiver::find`; SeqCst for the bell.
         let writing = Word::new(State::Writing, number, ticket).bits();

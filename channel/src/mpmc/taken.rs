@@ -24,12 +24,7 @@ impl<T: Message, M: Memory, P: Peers> Taken<'_, T, M, P> {
     /// A copy of the message.
     #[inline]
     pub fn get(&self) -> T {
-        self.receiver
-            .endpoint
-            .parts
-            .slot(self.ticket)
-            .message
-            .load()
+        self.receiver.read(self.ticket)
     }
 
     /// The message has been worked on.
