@@ -76,6 +76,8 @@ mod receiver;
 mod sender;
 mod table;
 mod taken;
+#[cfg(feature = "serde")]
+mod travel;
 mod words;
 
 #[cfg(feature = "std")]

@@ -11,7 +11,7 @@ use crate::endpoint::Claim;
 use crate::{bytes, spsc};
 
 /// What the four kinds of ends have in common.
-trait End: Sized {
+trait End: Sized + 'static {
     const LAYOUT: LayoutHash;
     fn segment(&self) -> &Segment;
     /// Whether it is ours to give.

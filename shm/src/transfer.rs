@@ -130,8 +130,11 @@ pub struct Parcel {
 
 struct Item {
     fd: OwnedFd,
-    if_lost: Option<fn(OwnedFd)>,
+    if_lost: Option<IfLost>,
 }
+
+/// What is done with the duplicate of a message that was not sent.
+type IfLost = Box<dyn FnOnce(OwnedFd) + Send>;
 
 impl Parcel {
     /// The descriptors, in their order in the message.
@@ -236,14 +239,14 @@ impl Fd {
     /// As the type's.
     pub fn serialize_unique<S: Serializer>(
         fd: BorrowedFd<'_>,
-        if_lost: fn(OwnedFd),
+        if_lost: impl FnOnce(OwnedFd) + Send + 'static,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        Self::put_in(fd, Some(if_lost))?.serialize(serializer)
+        Self::put_in(fd, Some(Box::new(if_lost)))?.serialize(serializer)
     }
 
     /// Puts a duplicate of `fd` into the message being collected; its index there.
-    fn put_in<E: ser::Error>(fd: BorrowedFd<'_>, if_lost: Option<fn(OwnedFd)>) -> Result<u32, E> {
+    fn put_in<E: ser::Error>(fd: BorrowedFd<'_>, if_lost: Option<IfLost>) -> Result<u32, E> {
         OUTGOING.with_borrow_mut(|outgoing| {
             let parcel = outgoing.as_mut().ok_or_else(|| {
                 refuse_sending("a handle can only be serialised inside a send to a process")

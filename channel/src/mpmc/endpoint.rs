@@ -64,9 +64,39 @@ unsafe impl<T: Message, M: Memory + Send, P: Peers + Send> Send for Endpoint<T, 
 
 impl<T: Message, M: Memory, P: Peers> Endpoint<T, M, P> {
     pub(super) fn attach(memory: M, peers: P, role: Role) -> Result<Self, AttachRingError> {
+        let mut endpoint = Self::standing(memory, peers, role)?;
+        endpoint.join()?;
+        Ok(endpoint)
+    }
+
+    /// With a seat that was kept for us, if it still is.
+    #[cfg(feature = "serde")]
+    pub(super) fn attach_kept(
+        memory: M,
+        peers: P,
+        role: Role,
+        (number, kept): (Owner, u64),
+    ) -> Result<Self, AttachRingError> {
+        let mut endpoint = Self::standing(memory, peers, role)?;
+        let me = endpoint.peers.me();
+        match endpoint.parts.take_kept(number, kept, role, me) {
+            Some(taken) => endpoint.sit_down(number, taken),
+            None => endpoint.join()?,
+        }
+        Ok(endpoint)
+    }
+
+    /// Keeps a seat for who gets a message.
+    #[cfg(feature = "serde")]
+    pub(super) fn keep_seat(&self) -> Result<(Owner, u64), JoinError> {
+        self.free_seat()
+    }
+
+    /// Without a seat.
+    fn standing(memory: M, peers: P, role: Role) -> Result<Self, AttachRingError> {
         let config = Ring::<T>::attach(memory.region())?;
         let parts = Parts::of(memory.region(), &config)?;
-        let mut endpoint = Self {
+        Ok(Self {
             memory,
             parts,
             peers,
@@ -80,21 +110,28 @@ impl<T: Message, M: Memory, P: Peers> Endpoint<T, M, P> {
             messages: 0,
             pace: Pace::new(),
             spin: AdaptiveSpin::new(),
-        };
-        endpoint.join()?;
-        Ok(endpoint)
+        })
     }
 
-    fn join(&mut self) -> Result<(), JoinError> {
-        let seat = match self.parts.join(self.role, self.peers.me()) {
+    fn free_seat(&self) -> Result<(Owner, u64), JoinError> {
+        match self.parts.join(self.role, self.peers.me()) {
             Err(JoinError::Full) => {
                 // The dead may be in the way.
                 self.parts.recover(&self.peers);
                 self.parts.join(self.role, self.peers.me())
             }
             other => other,
-        };
-        (self.number, self.taken) = seat?;
+        }
+    }
+
+    fn join(&mut self) -> Result<(), JoinError> {
+        let (number, taken) = self.free_seat()?;
+        self.sit_down(number, taken);
+        Ok(())
+    }
+
+    fn sit_down(&mut self, number: Owner, taken: u64) {
+        (self.number, self.taken) = (number, taken);
         self.generation = generation();
         self.is_open = true;
         self.stalled.set((0, 0));
@@ -106,7 +143,6 @@ impl<T: Message, M: Memory, P: Peers> Endpoint<T, M, P> {
         self.cursor = Ticket::new(hint.load(Relaxed));
         let seat = self.parts.seat(self.number);
         self.messages = seat.map_or(0, |seat| seat.messages.load(Relaxed));
-        Ok(())
     }
 
     /// Whether this handle may be used; in a forked child it joins by itself at the first use.

@@ -10,6 +10,8 @@ use multiprocess_core::{
 };
 use multiprocess_shm::{Participant, ParticipantError, Participants, ParticipantsState, Segment};
 
+#[cfg(feature = "serde")]
+use super::layout::Parts;
 use super::{AttachRingError, Config, Receiver, Ring, Sender};
 use crate::spsc::Message;
 
@@ -101,6 +103,13 @@ impl Home {
     pub fn attach<T: Message>(file: OwnedFd) -> Result<Self, ChannelError> {
         let (segment, config) = Segment::attach_place::<State<T>>(file)?;
         Self::join(segment, config.endpoints)
+    }
+
+    /// The parts of the ring here.
+    #[cfg(feature = "serde")]
+    pub(super) fn parts<T: Message>(&self) -> Result<Parts<T>, AttachError> {
+        let config = Ring::<T>::attach(self.region())?;
+        Parts::of(self.region(), &config)
     }
 
     /// This process among those who use the ring.

@@ -58,12 +58,15 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
     ///
     /// [`AttachRingError`].
     pub fn attach(memory: M, peers: P) -> Result<Self, AttachRingError> {
-        let endpoint = Endpoint::attach(memory, peers, Role::Receiver)?;
-        Ok(Self {
+        Ok(Self::with(Endpoint::attach(memory, peers, Role::Receiver)?))
+    }
+
+    pub(super) fn with(endpoint: Endpoint<T, M, P>) -> Self {
+        Self {
             endpoint,
             orphaned: 0,
             in_one_step: false,
-        })
+        }
     }
 
     /// Receives a message if one is there.

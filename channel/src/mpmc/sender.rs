@@ -36,7 +36,7 @@ const RESENDS: u32 = 64;
 /// A child's copy takes a seat of its own when it is first used; if none is free it is
 /// disconnected.
 pub struct Sender<T: Message, M: Memory = Home, P: Peers = Home> {
-    endpoint: Endpoint<T, M, P>,
+    pub(super) endpoint: Endpoint<T, M, P>,
 }
 
 enum Claim {

@@ -76,6 +76,28 @@ impl<T: Message> Parts<T> {
         Err(JoinError::Full)
     }
 
+    /// Takes over a seat that was kept for whoever gets a message; its word. `None` if somebody else has
+    /// it by now, or it was taken from who died before the message came.
+    #[cfg(feature = "serde")]
+    pub(super) fn take_kept(
+        &self,
+        number: Owner,
+        kept: u64,
+        role: Role,
+        me: ParticipantId,
+    ) -> Option<u64> {
+        let place = self.seat(number)?;
+        if me.is_anonymous() || !matches!(seated(kept), Seated::Taken(whose, _) if whose == role) {
+            return None;
+        }
+        let taken = seat(kept, Seated::Taken(role, me));
+        place
+            .word
+            .compare_exchange(kept, taken, SeqCst, Relaxed)
+            .ok()?;
+        Some(taken)
+    }
+
     /// Gives a seat back; its owner holds no slot any more.
     pub(super) fn leave(&self, number: Owner, taken: u64, role: Role) {
         let Some(place) = self.seat(number) else {
