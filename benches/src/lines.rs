@@ -52,4 +52,5 @@ pub(crate) const ALL: &[&Comparison] = &[
     &shm::ALL[5],
     &shm::ALL[6],
     &shm::ALL[7],
+    &shm::ALL[8],
 ];

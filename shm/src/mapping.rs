@@ -106,10 +106,25 @@ impl Mapping {
         Self::reserve(file, size)
     }
 
+    /// The same of a file that the caller has found empty, and gets back if it is not to be.
+    #[cfg(feature = "std")]
+    pub(crate) fn in_empty_file(file: OwnedFd, size: u64) -> Result<Self, (OwnedFd, CreateError)> {
+        let base = check_size(size).and_then(|()| Self::reserve_and_map(&file, size));
+        match base {
+            Ok((base, len)) => Ok(Self { base, len, file }),
+            Err(error) => Err((file, error)),
+        }
+    }
+
     fn reserve(file: OwnedFd, size: u64) -> Result<Self, CreateError> {
+        let (base, len) = Self::reserve_and_map(&file, size)?;
+        Ok(Self { base, len, file })
+    }
+
+    fn reserve_and_map(file: &OwnedFd, size: u64) -> Result<(NonNull<u8>, usize), CreateError> {
         // fallocate and not ftruncate: only it reports a full file system now.
-        retry_on_intr(|| fs::fallocate(&file, FallocateFlags::empty(), 0, size))?;
-        Ok(Self::map(file, size)?)
+        retry_on_intr(|| fs::fallocate(file, FallocateFlags::empty(), 0, size))?;
+        Ok(map(file, size)?)
     }
 
     /// Maps all of a file that a peer made, whatever its size is.
@@ -134,7 +149,8 @@ impl Mapping {
         Self::attach_whole(file, size)
     }
 
-    fn attach_whole(file: OwnedFd, size: u64) -> Result<Self, AttachError> {
+    /// Maps `size` bytes of a file, which has as many: all.
+    pub(crate) fn attach_whole(file: OwnedFd, size: u64) -> Result<Self, AttachError> {
         Self::map(file, size).map_err(|errno| match errno {
             Errno::OVERFLOW => AttachError::TooLarge { size },
             Errno::PERM => AttachError::ReadOnly,
@@ -152,23 +168,7 @@ impl Mapping {
     }
 
     fn map(file: OwnedFd, size: u64) -> Result<Self, Errno> {
-        let len = usize::try_from(size).map_err(|_| Errno::OVERFLOW)?;
-        if isize::try_from(len).is_err() {
-            return Err(Errno::OVERFLOW);
-        }
-        // SAFETY: a null hint lets the kernel choose free addresses, so no existing mapping is
-        // replaced; `file` is open for the duration of the call.
-        let base = unsafe {
-            mm::mmap(
-                ptr::null_mut(),
-                len,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
-                &file,
-                0,
-            )
-        }?;
-        let base = NonNull::new(base.cast()).ok_or(Errno::FAULT)?;
+        let (base, len) = map(&file, size)?;
         Ok(Self { base, len, file })
     }
 
@@ -193,8 +193,30 @@ impl Mapping {
     }
 }
 
+/// Address and length of so many bytes of `file`. The caller keeps both, and the file.
+fn map(file: &OwnedFd, size: u64) -> Result<(NonNull<u8>, usize), Errno> {
+    let len = usize::try_from(size).map_err(|_| Errno::OVERFLOW)?;
+    if isize::try_from(len).is_err() {
+        return Err(Errno::OVERFLOW);
+    }
+    // SAFETY: a null hint lets the kernel choose free addresses, so no existing mapping is
+    // replaced; `file` is open for the duration of the call.
+    let base = unsafe {
+        mm::mmap(
+            ptr::null_mut(),
+            len,
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::SHARED,
+            file,
+            0,
+        )
+    }?;
+    let base = NonNull::new(base.cast()).ok_or(Errno::FAULT)?;
+    Ok((base, len))
+}
+
 fn check_size(size: u64) -> Result<(), CreateError> {
-    let limit = sys::size_limit();
+    let limit = sys::size_limit(size);
     if size == 0 {
         return Err(CreateError::Capacity {
             requested: 0,

@@ -9,7 +9,9 @@
 //! the sticky bit of its mode, which means nothing on a regular file.
 //!
 //! *enter*: (1) open, or create with the mark; (2) lock the byte exclusively, else share it, else
-//! wait; (3) if the name leads to another file now, again from 1. Alone there: (4) an empty or
+//! wait; (3) if the name leads to another file now, again from 1 (in [`DIRECTORY`], a tmpfs, that is
+//! asked of the file, which has no link any more; elsewhere of the name too, since a network file
+//! system may keep a removed file under another one). Alone there: (4) an empty or
 //! unfinished file of ours: cut it to nothing, reserve, initialise, say READY, take the mark away
 //! unless tracked; (5) a finished one with the mark: everybody who used it is dead; unlink it, again
 //! from 1; (6) a finished one without: use it. (7) From exclusive to shared, in one step. Not alone:
@@ -47,7 +49,7 @@ mod inspect;
 pub use error::NamedError;
 pub use inspect::{NamedInfo, NamedState, clean_up, list};
 
-use door::{Door, Entered};
+use door::{Door, Entered, Identity, Want};
 
 /// Where named shared memory lies: a tmpfs.
 pub const DIRECTORY: &str = "/dev/shm";
@@ -206,7 +208,7 @@ impl Named {
         layout: Layout,
         init: impl FnOnce(Region<'_>) -> Result<(), CreateError>,
     ) -> Result<NamedSegment, NamedError> {
-        match Door::enter(self, true)? {
+        match Door::enter(self, Want::New)? {
             Entered::Alone(door) => door.make(self, hash, layout, init),
             Entered::Finished(_) => Err(NamedError::AlreadyExists),
         }
@@ -220,7 +222,7 @@ impl Named {
     /// [`NamedError::Attach`] for what [`Segment::attach`] refuses, and for
     /// [`AttachError::OtherBoot`]; and as [`create`](Self::create).
     pub fn open(&self, hash: LayoutHash) -> Result<NamedSegment, NamedError> {
-        match Door::enter(self, false)? {
+        match Door::enter(self, Want::Old)? {
             Entered::Finished(door) => door.attach(self, hash),
             Entered::Alone(door) if door.remove(&self.path) => Err(NamedError::NotFound),
             Entered::Alone(_) => Err(NamedError::Attach(AttachError::Empty)),
@@ -239,7 +241,7 @@ impl Named {
         layout: Layout,
         init: impl FnOnce(Region<'_>) -> Result<(), CreateError>,
     ) -> Result<NamedSegment, NamedError> {
-        match Door::enter(self, true)? {
+        match Door::enter(self, Want::Either)? {
             Entered::Alone(door) => door.make(self, hash, layout, init),
             Entered::Finished(door) => door.attach(self, hash),
         }
@@ -247,7 +249,7 @@ impl Named {
 
     /// As [`create`](Self::create), `size` bytes without a header; whether it is tracked.
     pub(crate) fn create_plain(&self, size: u64) -> Result<Plain, NamedError> {
-        match Door::enter(self, true)? {
+        match Door::enter(self, Want::New)? {
             Entered::Alone(door) => door.make_plain(self, size),
             Entered::Finished(_) => Err(NamedError::AlreadyExists),
         }
@@ -255,7 +257,7 @@ impl Named {
 
     /// As [`open`](Self::open), without a header.
     pub(crate) fn open_plain(&self) -> Result<Plain, NamedError> {
-        match Door::enter(self, false)? {
+        match Door::enter(self, Want::Old)? {
             Entered::Finished(door) => door.attach_plain(self),
             Entered::Alone(door) if door.remove(&self.path) => Err(NamedError::NotFound),
             Entered::Alone(_) => Err(NamedError::Attach(AttachError::Empty)),
@@ -303,14 +305,16 @@ impl Named {
 /// Bytes without a header, entered; left as a [`NamedSegment`] is.
 pub(crate) struct Plain {
     mapping: ManuallyDrop<Mapping>,
+    file: Identity,
     path: PathBuf,
     tracked: bool,
 }
 
 impl Plain {
-    fn new(mapping: Mapping, path: &Path, tracked: bool) -> Self {
+    fn new(mapping: Mapping, file: Identity, path: &Path, tracked: bool) -> Self {
         Self {
             mapping: ManuallyDrop::new(mapping),
+            file,
             path: path.to_owned(),
             tracked,
         }
@@ -332,11 +336,10 @@ impl Plain {
 impl Drop for Plain {
     /// Steps 9 to 11.
     fn drop(&mut self) {
-        let file = door::identity(self.mapping.as_fd());
         // SAFETY: dropped once, here, and not used afterwards.
         unsafe { ManuallyDrop::drop(&mut self.mapping) };
-        if self.tracked && file.is_some() {
-            door::remove_if_unused(&self.path, file);
+        if self.tracked {
+            door::remove_if_unused(&self.path, Some(self.file));
         }
     }
 }
@@ -356,6 +359,7 @@ impl Drop for Plain {
 pub struct NamedSegment {
     /// Dropped in `drop`, before it is asked who is left.
     segment: ManuallyDrop<Segment>,
+    file: Identity,
     path: PathBuf,
     tracked: bool,
     creator: bool,
@@ -377,9 +381,10 @@ impl NamedSegment {
         &self.path
     }
 
-    fn new(segment: Segment, path: &Path, tracked: bool, creator: bool) -> Self {
+    fn new(segment: Segment, file: Identity, path: &Path, tracked: bool, creator: bool) -> Self {
         Self {
             segment: ManuallyDrop::new(segment),
+            file,
             path: path.to_owned(),
             tracked,
             creator,
@@ -398,11 +403,10 @@ impl Deref for NamedSegment {
 impl Drop for NamedSegment {
     /// Steps 9 to 11.
     fn drop(&mut self) {
-        let file = door::identity(self.segment.as_fd());
         // SAFETY: dropped once, here, and not used afterwards.
         unsafe { ManuallyDrop::drop(&mut self.segment) };
-        if self.tracked && file.is_some() {
-            door::remove_if_unused(&self.path, file);
+        if self.tracked {
+            door::remove_if_unused(&self.path, Some(self.file));
         }
     }
 }

@@ -92,15 +92,17 @@ impl Segment {
         hash: LayoutHash,
         init: impl FnOnce(Region<'_>) -> Result<(), CreateError>,
     ) -> Result<Self, CreateError> {
-        Self::create_of_boot(mapping, 0, hash, init)
+        Self::fill(&mapping, 0, hash, init)?;
+        Ok(Self { mapping })
     }
 
-    pub(crate) fn create_of_boot(
-        mapping: Mapping,
+    /// Makes a zeroed mapping a segment.
+    pub(crate) fn fill(
+        mapping: &Mapping,
         boot: u64,
         hash: LayoutHash,
         init: impl FnOnce(Region<'_>) -> Result<(), CreateError>,
-    ) -> Result<Self, CreateError> {
+    ) -> Result<(), CreateError> {
         let size = mapping.len() as u64;
         // A mapping starts on a page, so only its length can be wrong.
         let header =
@@ -111,9 +113,15 @@ impl Segment {
         if !header.begin(Identity::own(), boot) {
             return Err(CreateError::System(Errno::EXIST));
         }
-        init(payload(&mapping))?;
+        init(payload(mapping))?;
         header.finish(hash, size);
-        Ok(Self { mapping })
+        Ok(())
+    }
+
+    /// One that was [filled](Self::fill) just now.
+    #[cfg(feature = "std")]
+    pub(crate) fn of_filled(mapping: Mapping) -> Self {
+        Self { mapping }
     }
 
     /// Makes a segment that holds one [`Place`] of the given configuration.

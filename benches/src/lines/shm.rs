@@ -15,9 +15,10 @@ use crate::cpu::Cpus;
 
 const BATCH: usize = 1000;
 const OBJECTS: usize = 64;
+const CYCLES: usize = 50;
 const NS: Unit = Unit::Nanoseconds;
 
-pub(crate) const ALL: [Comparison; 8] = [
+pub(crate) const ALL: [Comparison; 9] = [
     line("arena/alloc-free/64B", 0.33, ours::<64>, system::<64>),
     line("arena/alloc-free/4KiB", 0.33, ours::<4096>, system::<4096>),
     line("arena/trace", 0.33, our_trace, system_trace),
@@ -25,14 +26,25 @@ pub(crate) const ALL: [Comparison; 8] = [
     against("heap/find/boost", 1.0, find, boost("find")),
     line("snapshot/read/64B", 0.5, read::<8>, copy::<8>),
     line("snapshot/read/4KiB", 0.5, read::<512>, copy::<512>),
-    against("shm/cycle/python", 3.0, cycle, PYTHON),
+    against("shm/cycle/python", 3.0, cycle, python("together")),
+    against(
+        "shm/cycle/python/tracker-apart",
+        3.0,
+        cycle,
+        python("apart"),
+    ),
 ];
 
-const PYTHON: Contender = Contender::Program(Program {
-    language: Language::Python,
-    name: "shm_cycle",
-    args: &[],
-});
+const fn python(tracker: &'static str) -> Contender {
+    Contender::Program(Program {
+        language: Language::Python,
+        name: "shm_cycle",
+        args: match tracker.as_bytes()[0] {
+            b't' => &["together"],
+            _ => &["apart"],
+        },
+    })
+}
 
 const fn boost(what: &'static str) -> Contender {
     Contender::Program(Program {
@@ -178,10 +190,12 @@ fn copy<const WORDS: usize>(_: Cpus) -> Measured {
 
 /// Create, attach, close both; the last one removes the name.
 fn cycle(_: Cpus) -> Measured {
-    Ok(nanos_per_operation(SPAN, 1, || {
-        let made = SharedMemory::create(4096).expect("there is room");
-        let found = SharedMemory::open(made.name()).expect("just made");
-        found.close();
-        made.close();
+    Ok(nanos_per_operation(SPAN, CYCLES, || {
+        for _ in 0..CYCLES {
+            let made = SharedMemory::create(4096).expect("there is room");
+            let found = SharedMemory::open(made.name()).expect("just made");
+            found.close();
+            made.close();
+        }
     }))
 }

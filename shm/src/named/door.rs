@@ -2,6 +2,7 @@
 
 use std::alloc::Layout;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use multiprocess_core::{AttachError, CreateError, Deadline, LayoutHash, Region};
 use rustix::fs::{self, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::{Content, Named, NamedError, NamedSegment, Plain, error};
+use super::{Content, DIRECTORY, Named, NamedError, NamedSegment, Plain, error};
 use crate::header::{self, Progress};
 use crate::mapping::Mapping;
 use crate::sys::{self, ofd};
@@ -30,7 +31,19 @@ const LAST_PAUSE: Duration = Duration::from_millis(5);
 /// An open file whose byte we have locked, and which its name leads to.
 pub(super) struct Door {
     file: OwnedFd,
-    tracked: bool,
+    /// The file, as it was then.
+    stat: Stat,
+}
+
+/// What somebody who asks for a name wants behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Want {
+    /// What another one has made.
+    Old,
+    /// Usually nobody has made it.
+    New,
+    /// Whatever there is.
+    Either,
 }
 
 pub(super) enum Entered {
@@ -50,13 +63,13 @@ enum Found {
 }
 
 impl Door {
-    /// Steps 1 to 8, up to what is done inside. `making`: a name that is not there is made.
-    pub(super) fn enter(named: &Named, making: bool) -> Result<Entered, NamedError> {
+    /// Steps 1 to 8, up to what is done inside.
+    pub(super) fn enter(named: &Named, want: Want) -> Result<Entered, NamedError> {
         let deadline = Deadline::after(named.timeout);
         let mut pause = FIRST_PAUSE;
         loop {
-            let file = open(named, making)?;
-            match Self::try_enter(named, file)? {
+            let (file, made) = open(named, want)?;
+            match Self::try_enter(named, file, made)? {
                 Found::Entered(entered) => return Ok(entered),
                 Found::Gone => {}
                 Found::Busy if deadline.has_passed() => return Err(NamedError::Timeout),
@@ -68,24 +81,26 @@ impl Door {
         }
     }
 
-    /// Steps 2 to 8.
-    fn try_enter(named: &Named, file: OwnedFd) -> Result<Found, NamedError> {
-        if !ofd::try_lock(file.as_fd(), USE)? {
-            if !ofd::try_share(file.as_fd(), USE)? {
-                return Ok(Found::Busy);
-            }
-            let Some(stat) = current(&file, &named.path)? else {
-                return Ok(Found::Gone);
-            };
-            let tracked = is_marked(&stat);
-            return Ok(Found::Entered(Entered::Finished(Self { file, tracked })));
+    /// Steps 2 to 8. `made`: by us, in step 1.
+    fn try_enter(named: &Named, file: OwnedFd, made: bool) -> Result<Found, NamedError> {
+        let alone = ofd::try_lock(file.as_fd(), USE)?;
+        if !alone && !ofd::try_share(file.as_fd(), USE)? {
+            // A stranger is not waited for.
+            check_owner(named, &fs::fstat(&file)?)?;
+            return Ok(Found::Busy);
         }
         let Some(stat) = current(&file, &named.path)? else {
             return Ok(Found::Gone);
         };
-        let tracked = is_marked(&stat);
-        let door = Self { file, tracked };
-        match door.progress(named.content, stat.st_size)? {
+        if !made {
+            check_owner(named, &stat)?;
+        }
+        let door = Self { file, stat };
+        if !alone {
+            return Ok(Found::Entered(Entered::Finished(door)));
+        }
+        let tracked = door.is_tracked();
+        match door.progress(named.content)? {
             // Marked and finished: whoever used it is dead. It may still be mapped by processes that
             // know nothing of the byte, so it is not made anew under them.
             Some(Progress::Ready) if tracked => {
@@ -102,14 +117,18 @@ impl Door {
                 Ok(Found::Entered(Entered::Alone(door)))
             }
             // Not ours, and never to be touched.
-            Some(_) => Err(door.refuse(stat.st_size)),
+            Some(_) => Err(door.refuse()),
         }
     }
 
+    fn is_tracked(&self) -> bool {
+        is_marked(&self.stat)
+    }
+
     /// How far the file has come; `None`: it is empty.
-    fn progress(&self, content: Content, size: i64) -> Result<Option<Progress>, NamedError> {
+    fn progress(&self, content: Content) -> Result<Option<Progress>, NamedError> {
         match content {
-            _ if size == 0 => return Ok(None),
+            _ if self.stat.st_size == 0 => return Ok(None),
             Content::Plain => return Ok(Some(Progress::Ready)),
             Content::Segment => {}
         }
@@ -123,14 +142,14 @@ impl Door {
     }
 
     /// Why a file that is no segment, or no finished one, is refused.
-    fn refuse(&self, size: i64) -> NamedError {
+    fn refuse(&self) -> NamedError {
         let mut bytes = header::Bytes::zeroed();
         let checked = rustix::io::pread(&self.file, bytes.as_mut_slice(), 0)
             .map_err(AttachError::System)
             .and_then(|read| bytes.header(read))
             .and_then(|header| {
                 let any = LayoutHash::of("no layout");
-                header.validate(any, size as u64)
+                header.validate(any, self.stat.st_size as u64)
             });
         NamedError::Attach(
             checked
@@ -139,7 +158,7 @@ impl Door {
         )
     }
 
-    /// Step 4, and step 7.
+    /// Steps 4 and 7.
     pub(super) fn make(
         self,
         named: &Named,
@@ -147,61 +166,81 @@ impl Door {
         layout: Layout,
         init: impl FnOnce(Region<'_>) -> Result<(), CreateError>,
     ) -> Result<NamedSegment, NamedError> {
-        let made = self.try_make(named, hash, layout, init);
-        if made.is_err() {
-            // Ours alone still: the duplicate has the lock.
-            self.remove(&named.path);
-        }
-        made
+        let file = identity(&self.stat);
+        let size = Segment::size_for(layout);
+        let mapping = self.make_with(named, PRIVATE | MARK, size, |mapping| {
+            Segment::fill(mapping, sys::boot(), hash, init)?;
+            if !named.tracked {
+                fs::fchmod(mapping.as_fd(), PRIVATE)?;
+            }
+            Ok(())
+        })?;
+        let segment = Segment::of_filled(mapping);
+        let (path, tracked) = (&named.path, named.tracked);
+        Ok(NamedSegment::new(segment, file, path, tracked, true))
     }
 
-    fn try_make(
-        &self,
-        named: &Named,
-        hash: LayoutHash,
-        layout: Layout,
-        init: impl FnOnce(Region<'_>) -> Result<(), CreateError>,
-    ) -> Result<NamedSegment, NamedError> {
-        let size = Segment::size_for(layout)?;
-        fs::fchmod(&self.file, PRIVATE | MARK)?;
-        // Whoever left it half-made is dead, and nobody maps a file before it is finished.
-        fs::ftruncate(&self.file, 0)?;
-        let file = rustix::io::fcntl_dupfd_cloexec(&self.file, 0)?;
-        let mapping = Mapping::in_file(file, size)?;
-        mapping.arrange(&named.options)?;
-        let segment = Segment::create_of_boot(mapping, sys::boot(), hash, init)?;
-        if !named.tracked {
-            fs::fchmod(&self.file, PRIVATE)?;
-        }
-        ofd::try_share(self.file.as_fd(), USE)?;
-        Ok(NamedSegment::new(segment, &named.path, named.tracked, true))
-    }
-
-    /// Steps 4 and 7, of a file without a header.
+    /// Steps 4 and 7, of a file without a header. It has a size at once, or none: killed here, it is
+    /// empty, and if not tracked, it stays so.
     pub(super) fn make_plain(self, named: &Named, size: u64) -> Result<Plain, NamedError> {
-        let made = self.try_make_plain(named, size);
-        if made.is_err() {
-            self.remove(&named.path);
-        }
-        made
+        let file = identity(&self.stat);
+        let marked = if named.tracked { MARK } else { Mode::empty() };
+        let mapping = self.make_with(named, PRIVATE | marked, Ok(size), |_| Ok(()))?;
+        Ok(Plain::new(mapping, file, &named.path, named.tracked))
     }
 
-    fn try_make_plain(&self, named: &Named, size: u64) -> Result<Plain, NamedError> {
-        let marked = if named.tracked { MARK } else { Mode::empty() };
-        // It has a size at once, or none: killed here, it is empty, and if not tracked, it stays so.
-        fs::fchmod(&self.file, PRIVATE | marked)?;
-        let file = rustix::io::fcntl_dupfd_cloexec(&self.file, 0)?;
-        let mapping = Mapping::in_file(file, size)?;
-        mapping.arrange(&named.options)?;
-        ofd::try_share(self.file.as_fd(), USE)?;
-        Ok(Plain::new(mapping, &named.path, named.tracked))
+    /// Reserves, fills in, and shares. What fails leaves nothing behind: until it is shared the file is
+    /// ours alone.
+    fn make_with(
+        self,
+        named: &Named,
+        mode: Mode,
+        size: Result<u64, CreateError>,
+        fill: impl FnOnce(&Mapping) -> Result<(), NamedError>,
+    ) -> Result<Mapping, NamedError> {
+        let path = &named.path;
+        let size = match self.cut(mode).and(size.map_err(NamedError::Create)) {
+            Ok(size) => size,
+            Err(error) => {
+                self.remove(path);
+                return Err(error);
+            }
+        };
+        let mapping = match Mapping::in_empty_file(self.file, size) {
+            Ok(mapping) => mapping,
+            Err((file, error)) => {
+                remove(file.as_fd(), path);
+                return Err(error.into());
+            }
+        };
+        let filled = mapping.arrange(&named.options).map_err(NamedError::Create);
+        let filled = filled.and_then(|()| fill(&mapping));
+        match filled.and_then(|()| Ok(ofd::try_share(mapping.as_fd(), USE)?)) {
+            Ok(_) => Ok(mapping),
+            Err(error) => {
+                remove(mapping.as_fd(), path);
+                Err(error)
+            }
+        }
+    }
+
+    /// Whoever left it half-made is dead, and nobody maps a file before it is finished.
+    fn cut(&self, mode: Mode) -> Result<(), NamedError> {
+        // A umask may have taken bits away.
+        if Mode::from_raw_mode(self.stat.st_mode) != mode {
+            fs::fchmod(&self.file, mode)?;
+        }
+        if self.stat.st_size != 0 {
+            fs::ftruncate(&self.file, 0)?;
+        }
+        Ok(())
     }
 
     /// Step 8, of a file without a header.
     pub(super) fn attach_plain(self, named: &Named) -> Result<Plain, NamedError> {
-        let mapping = Mapping::attach_unsealed(self.file)?;
-        mapping.arrange(&named.options)?;
-        Ok(Plain::new(mapping, &named.path, self.tracked))
+        let (file, tracked) = (identity(&self.stat), self.is_tracked());
+        let mapping = self.map(named)?;
+        Ok(Plain::new(mapping, file, &named.path, tracked))
     }
 
     /// Step 8.
@@ -210,11 +249,22 @@ impl Door {
         named: &Named,
         hash: LayoutHash,
     ) -> Result<NamedSegment, NamedError> {
-        let mapping = Mapping::attach_unsealed(self.file)?;
-        mapping.arrange(&named.options)?;
-        let segment = Segment::attach_mapped(mapping, hash)?;
+        let (file, tracked) = (identity(&self.stat), self.is_tracked());
+        let segment = Segment::attach_mapped(self.map(named)?, hash)?;
         check_boot(named, segment.boot())?;
-        Ok(NamedSegment::new(segment, &named.path, self.tracked, false))
+        let path = &named.path;
+        Ok(NamedSegment::new(segment, file, path, tracked, false))
+    }
+
+    fn map(self, named: &Named) -> Result<Mapping, NamedError> {
+        // It was finished when its size was asked for.
+        let size = match u64::try_from(self.stat.st_size) {
+            Ok(0) | Err(_) => return Err(AttachError::Empty.into()),
+            Ok(size) => size,
+        };
+        let mapping = Mapping::attach_whole(self.file, size)?;
+        mapping.arrange(&named.options)?;
+        Ok(mapping)
     }
 
     /// The way in of those who may only read.
@@ -225,15 +275,14 @@ impl Door {
             let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
             let file = fs::open(&named.path, flags, Mode::empty())
                 .map_err(|errno| error::of(errno, &named.path))?;
-            check_owner(named, &file)?;
+            check_owner(named, &fs::fstat(&file)?)?;
             if ofd::try_share(file.as_fd(), USE)? {
                 if let Some(stat) = current(&file, &named.path)? {
-                    let tracked = is_marked(&stat);
                     // Marked, and used by nobody else: left by the dead.
-                    if tracked && !ofd::is_locked(file.as_fd(), USE)? {
+                    if is_marked(&stat) && !ofd::is_locked(file.as_fd(), USE)? {
                         return Err(NamedError::NotFound);
                     }
-                    return Ok(Self { file, tracked });
+                    return Ok(Self { file, stat });
                 }
             } else if deadline.has_passed() {
                 return Err(NamedError::Timeout);
@@ -256,39 +305,42 @@ impl Door {
 
     /// Removes what the dead left half-made, which we have exclusively. `false`: it is no work of ours.
     pub(super) fn remove(&self, path: &Path) -> bool {
-        let stat = current(&self.file, path);
-        stat.is_ok_and(|stat| stat.is_some_and(|stat| is_marked(&stat))) && fs::unlink(path).is_ok()
+        remove(self.file.as_fd(), path)
     }
 }
 
-/// Step 1.
-fn open(named: &Named, making: bool) -> Result<OwnedFd, NamedError> {
+/// Of a file that we have exclusively.
+fn remove(file: BorrowedFd<'_>, path: &Path) -> bool {
+    let stat = current(file, path);
+    stat.is_ok_and(|stat| stat.is_some_and(|stat| is_marked(&stat))) && fs::unlink(path).is_ok()
+}
+
+/// Step 1. Whether it was made.
+fn open(named: &Named, want: Want) -> Result<(OwnedFd, bool), NamedError> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let fail = |errno| error::of(errno, &named.path);
+    // Both in turn, since others make and remove it; first what is likely.
+    let mut making = want == Want::New;
     loop {
-        match fs::open(&named.path, flags, Mode::empty()) {
-            Ok(file) => {
-                check_owner(named, &file)?;
-                return Ok(file);
-            }
-            Err(Errno::NOENT) if making => {}
-            Err(errno) => return Err(fail(errno)),
-        }
-        // The umask takes bits of 0600 away at most; who made it can always open it again.
-        match fs::open(
-            &named.path,
-            flags | OFlags::CREATE | OFlags::EXCL,
-            PRIVATE | MARK,
-        ) {
-            Ok(file) => return Ok(file),
-            Err(Errno::EXIST) => {}
+        let tried = match making {
+            // The umask takes bits of 0600 away at most; who made it can always open it again.
+            true => fs::open(
+                &named.path,
+                flags | OFlags::CREATE | OFlags::EXCL,
+                PRIVATE | MARK,
+            ),
+            false => fs::open(&named.path, flags, Mode::empty()),
+        };
+        match tried {
+            Ok(file) => return Ok((file, making)),
+            Err(Errno::EXIST) if making => making = false,
+            Err(Errno::NOENT) if !making && want != Want::Old => making = true,
             Err(errno) => return Err(fail(errno)),
         }
     }
 }
 
-fn check_owner(named: &Named, file: &OwnedFd) -> Result<(), NamedError> {
-    let stat = fs::fstat(file)?;
+fn check_owner(named: &Named, stat: &Stat) -> Result<(), NamedError> {
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(NamedError::NotAFile);
     }
@@ -306,14 +358,29 @@ fn check_boot(named: &Named, made: u64) -> Result<(), NamedError> {
     Ok(())
 }
 
-/// What `file` is, if `path` leads to it.
-fn current(file: &OwnedFd, path: &Path) -> Result<Option<Stat>, Errno> {
+/// What `file` is, if `path`, by which it was opened, leads to it still.
+fn current(file: impl AsFd, path: &Path) -> Result<Option<Stat>, Errno> {
     let ours = fs::fstat(file)?;
+    if ours.st_nlink == 0 {
+        return Ok(None);
+    }
+    if is_in_directory(path) {
+        return Ok(Some(ours));
+    }
     match fs::lstat(path) {
-        Ok(named) if (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino) => Ok(Some(ours)),
+        Ok(named) if identity(&named) == identity(&ours) => Ok(Some(ours)),
         Ok(_) | Err(Errno::NOENT) => Ok(None),
         Err(errno) => Err(errno),
     }
+}
+
+/// Whether it is a name in [`DIRECTORY`], a tmpfs: it counts the links of a file as they are.
+fn is_in_directory(path: &Path) -> bool {
+    let below = path
+        .as_os_str()
+        .as_bytes()
+        .strip_prefix(DIRECTORY.as_bytes());
+    matches!(below, Some([b'/', name @ ..]) if !name.contains(&b'/'))
 }
 
 pub(super) fn is_marked(stat: &Stat) -> bool {
@@ -323,33 +390,31 @@ pub(super) fn is_marked(stat: &Stat) -> bool {
 /// A file, among all files: device and inode.
 pub(super) type Identity = (u64, u64);
 
-pub(super) fn identity(file: BorrowedFd<'_>) -> Option<Identity> {
-    let stat = fs::fstat(file).ok()?;
-    Some((stat.st_dev, stat.st_ino))
+fn identity(stat: &Stat) -> Identity {
+    (stat.st_dev, stat.st_ino)
 }
 
-/// Steps 10 and 11; also of those who clean up after the dead. Whether it was removed. With
-/// `expected`, that file and no other.
+/// Steps 10 and 11; also of those who clean up after the dead. Whether it was removed. `entered`: that
+/// file and no other; whose it is was judged then.
 ///
 /// Through a description of its own: of one that is shared with a forked child, the kernel would
 /// grant the exclusive lock while the child uses the file.
-pub(super) fn remove_if_unused(path: &Path, expected: Option<Identity>) -> bool {
+pub(super) fn remove_if_unused(path: &Path, entered: Option<Identity>) -> bool {
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let Ok(file) = fs::open(path, flags, Mode::empty()) else {
         return false;
     };
-    if expected.is_some_and(|expected| identity(file.as_fd()) != Some(expected)) {
-        return false;
-    }
+    let is_ours = |stat: &Stat| match entered {
+        Some(entered) => entered == identity(stat),
+        None => {
+            FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+                && stat.st_uid == rustix::process::geteuid().as_raw()
+        }
+    };
     // An error leaves it to the next one.
     ofd::try_lock(file.as_fd(), USE) == Ok(true)
-        && current(&file, path).is_ok_and(|stat| {
-            stat.is_some_and(|stat| {
-                is_marked(&stat)
-                    && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-                    && stat.st_uid == rustix::process::geteuid().as_raw()
-            })
-        })
+        && current(&file, path)
+            .is_ok_and(|stat| stat.is_some_and(|stat| is_marked(&stat) && is_ours(&stat)))
         && fs::unlink(path).is_ok()
 }
 

@@ -141,17 +141,24 @@ impl core::fmt::Write for PathBuffer {
     }
 }
 
-/// The largest file that could be filled: memory and swap of the machine, or `RLIMIT_FSIZE`.
+/// What every machine has: no need to ask.
+const SMALL: u64 = 1 << 20;
+
+/// The largest file that could be filled: memory and swap of the machine, or `RLIMIT_FSIZE`; for a
+/// small size only the latter is asked for.
 ///
 /// Without this check the kernel answers an absurd size with the OOM killer, and one above
 /// `RLIMIT_FSIZE` with `SIGXFSZ`.
-pub(crate) fn size_limit() -> u64 {
+pub(crate) fn size_limit(size: u64) -> u64 {
+    let file_size = getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX);
+    if (1..=SMALL).contains(&size) && size <= file_size {
+        return file_size;
+    }
     let info = rustix::system::sysinfo();
     let unit = u64::from(info.mem_unit.max(1));
     let memory = (info.totalram as u64)
         .saturating_add(info.totalswap as u64)
         .saturating_mul(unit);
-    let file_size = getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX);
     memory.min(file_size).min(i64::MAX as u64)
 }
 
@@ -228,9 +235,24 @@ pub(crate) fn arrange(base: *mut c_void, len: usize, options: &Options) -> Resul
     Ok(())
 }
 
-/// A number for this boot of the machine; 0 without procfs.
+/// A number for this boot of the machine; 0 without procfs. Asked for once: it does not change in the
+/// life of a process, nor of its children.
 #[cfg(feature = "std")]
 pub(crate) fn boot() -> u64 {
+    // Of the thread: a lock that another thread holds while this one forks would be lost to the child.
+    std::thread_local! {
+        static BOOT: core::cell::Cell<u64> = const { core::cell::Cell::new(0) };
+    }
+    BOOT.with(|boot| {
+        if boot.get() == 0 {
+            boot.set(ask_for_boot());
+        }
+        boot.get()
+    })
+}
+
+#[cfg(feature = "std")]
+fn ask_for_boot() -> u64 {
     let mut text = [0u8; 64];
     let path = c"/proc/sys/kernel/random/boot_id";
     let read = fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
