@@ -53,4 +53,5 @@ pub(crate) const ALL: &[&Comparison] = &[
     &shm::ALL[6],
     &shm::ALL[7],
     &shm::ALL[8],
+    &shm::ALL[9],
 ];

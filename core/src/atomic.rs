@@ -14,7 +14,7 @@
 mod real {
     pub use super::cell::UnsafeCell;
     pub use core::hint::spin_loop;
-    pub use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+    pub use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
 
     /// An array of words that are zero.
     pub const fn zeroes<const N: usize>() -> [AtomicU64; N] {
@@ -62,7 +62,7 @@ mod real {
     #[cfg(shuttle)]
     pub use super::cell::UnsafeCell;
     use super::checker;
-    pub use checker::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+    pub use checker::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
     #[cfg(not(shuttle))]
     pub use loom::cell::UnsafeCell;
 

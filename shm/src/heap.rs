@@ -29,6 +29,7 @@ mod counted;
 mod counts;
 mod directory;
 mod error;
+mod kept;
 
 pub use counted::Counted;
 pub use directory::{MAX_KEY, ObjectInfo};
@@ -36,6 +37,7 @@ pub use error::HeapError;
 
 use counts::{Counts, CountsConfig, CountsState, Handle};
 use directory::{Directory, DirectoryState, Key};
+use kept::Kept;
 
 /// How large a heap is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -227,6 +229,7 @@ struct Inner {
     arena: Arena<Part, Participant>,
     counts: Counts<Part>,
     directory: Directory<Part>,
+    kept: Kept,
     config: HeapConfig,
     keeper: Keeper,
 }
@@ -331,6 +334,7 @@ impl Heap {
             arena: Arena::attach(part(plan.arena, plan.size)?, me)?,
             counts: Counts::attach(part(plan.counts, plan.directory)?, config.counts())?,
             directory: Directory::attach(part(plan.directory, plan.arena)?)?,
+            kept: Kept::new(config.objects),
             config,
             keeper,
         };
@@ -374,6 +378,52 @@ impl Heap {
             // It may have been removed, and made anew, since.
             if self.inner.directory.is_there(&found) {
                 return acquired;
+            }
+        }
+        Err(HeapError::NotFound)
+    }
+
+    /// The object of that name, borrowed for as long as this process has the heap. Lock-free; no system
+    /// call; and, but for the first time, no write to shared memory, so that any number of processes can
+    /// look things up at once.
+    ///
+    /// Not for names that come and go: this process keeps what it has borrowed, which is counted once, until the
+    /// last handle of the heap in it is dropped, and a [removed](Self::remove) object has its block until
+    /// then. [`find`](Self::find) gives an object back as soon as it is dropped.
+    ///
+    /// ```
+    /// # use multiprocess_core::atomic::{AtomicU64, Ordering};
+    /// # use multiprocess_shm::{Heap, HeapConfig};
+    /// # let heap = Heap::new(&HeapConfig::default())?;
+    /// heap.create("hits", AtomicU64::new(7))?;
+    /// let hits: &AtomicU64 = heap.get("hits")?;
+    /// assert_eq!(hits.load(Ordering::Relaxed), 7);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`find`](Self::find).
+    ///
+    /// # Crash safety
+    ///
+    /// Killed, what was kept is taken back by [`recover`](Self::recover), as any reference.
+    ///
+    /// # Fork
+    ///
+    /// What the parent has borrowed is good in a child as long as the parent keeps it; what the child asks
+    /// for is counted for the child.
+    pub fn get<T: ShmSafe + Send + Sync>(&self, key: &str) -> Result<&T, HeapError> {
+        let key = Key::new(key)?;
+        for _ in 0..ATTEMPTS {
+            let found = self.inner.directory.find(&key).ok_or(HeapError::NotFound)?;
+            if let Some(kept) = self.inner.look(found.handle) {
+                return Ok(kept);
+            }
+            let kept = self.inner.keep(found.handle);
+            // It may have been removed, and made anew, since.
+            if self.inner.directory.is_there(&found) {
+                return kept;
             }
         }
         Err(HeapError::NotFound)
@@ -427,7 +477,7 @@ impl Heap {
         Err(HeapError::NotFound)
     }
 
-    fn enter<T: ShmSafe>(&self, key: &Key, made: &Counted<T>) -> Result<(), HeapError> {
+    fn enter<T: ShmSafe>(&self, key: &Key<'_>, made: &Counted<T>) -> Result<(), HeapError> {
         let deadline = Deadline::after(Timeout::from(directory::PATIENCE));
         let (handle, layout) = (made.handle(), counted::layout_of::<T>());
         self.inner

@@ -129,6 +129,63 @@ fn names_lead_to_one_value() {
 }
 
 #[test]
+fn what_is_borrowed_stays_until_the_borrower_leaves_the_heap() {
+    let mine = heap();
+    let theirs = other(&mine);
+    assert_eq!(mine.get::<u64>("a").err(), Some(HeapError::NotFound));
+    drop(mine.create("a", AtomicU64::new(1)).unwrap());
+    let borrowed: &AtomicU64 = theirs.get("a").unwrap();
+    assert!(std::ptr::eq(borrowed, theirs.get("a").unwrap()));
+    assert!(matches!(
+        theirs.get::<[u64; 2]>("a"),
+        Err(HeapError::OtherType { .. })
+    ));
+    // Removed, and made anew: the new one is found, and the old one is still there.
+    mine.remove("a").unwrap();
+    assert_eq!(
+        theirs.get::<AtomicU64>("a").err(),
+        Some(HeapError::NotFound)
+    );
+    drop(mine.create("a", AtomicU64::new(2)).unwrap());
+    assert_eq!(theirs.get::<AtomicU64>("a").unwrap().load(Relaxed), 2);
+    assert_eq!(borrowed.load(Relaxed), 1);
+    mine.remove("a").unwrap();
+    mine.recover();
+    assert_eq!(mine.statistics().blocks, 2);
+    // A handle of any kind keeps the heap.
+    let counted = theirs.share(3u64).unwrap();
+    drop(theirs);
+    assert_eq!(mine.statistics().blocks, 3);
+    drop(counted);
+    assert_eq!(mine.statistics().blocks, 0);
+}
+
+#[test]
+fn threads_that_borrow_at_once_count_once() {
+    for _ in 0..200 {
+        let mine = heap();
+        let theirs = other(&mine);
+        drop(mine.create("a", AtomicU64::new(0)).unwrap());
+        let start = Barrier::new(4);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    start.wait();
+                    theirs.get::<AtomicU64>("a").unwrap().fetch_add(1, Relaxed);
+                });
+            }
+        });
+        assert_eq!(mine.get::<AtomicU64>("a").unwrap().load(Relaxed), 4);
+        mine.remove("a").unwrap();
+        drop(mine);
+        assert_eq!(theirs.statistics().blocks, 1);
+        let last = other(&theirs);
+        drop(theirs);
+        assert_eq!(last.statistics().blocks, 0);
+    }
+}
+
+#[test]
 fn names_that_are_none_are_refused() {
     let heap = heap();
     let long = "x".repeat(MAX_KEY + 1);

@@ -87,6 +87,8 @@ enum Op {
     /// A value with a name.
     Create,
     Find,
+    /// A borrow: counted for the process.
+    Get,
     /// The last reference of a value without a name.
     Release,
     Remove,
@@ -114,7 +116,7 @@ impl Subject for Staged {
 
     fn setup(&self, _: &Env<'_>) {
         // "name" is there for those who look for it; the setup itself keeps nothing.
-        if matches!(self.op, Op::Find | Op::Remove) {
+        if matches!(self.op, Op::Find | Op::Get | Op::Remove) {
             drop(self.heap().create("name", pair()).unwrap());
         } else {
             drop(self.heap().share(pair()).unwrap());
@@ -148,6 +150,10 @@ impl Subject for Staged {
                     kept.push(value);
                     u64::from(is_whole(&kept[0]))
                 }
+                Err(_) => 2,
+            }),
+            Op::Get => Box::new(move || match heap.get::<Pair>("name") {
+                Ok(value) => u64::from(is_whole(value)),
                 Err(_) => 2,
             }),
             Op::Release => {
@@ -206,7 +212,7 @@ impl Subject for Staged {
             Err(_) => "not there",
         };
         match (self.op, fate) {
-            (Op::Find, "not there") => return Err("the name is gone".to_owned()),
+            (Op::Find | Op::Get, "not there") => return Err("the name is gone".to_owned()),
             (Op::Create, "not there") if outcome.completed => {
                 return Err("created, and not there".to_owned());
             }
@@ -229,7 +235,7 @@ impl Subject for Staged {
         heap.recover();
         // A victim that has come to its end has not died yet: what it has is its own.
         let alive = !env.control.victim_is_dead();
-        let has = alive && matches!(self.op, Op::Share | Op::Create | Op::Find);
+        let has = alive && matches!(self.op, Op::Share | Op::Create | Op::Find | Op::Get);
         let blocks = heap.statistics().blocks;
         if blocks != u64::from(has) || heap.objects().count() > 0 {
             return Err(format!("{blocks} blocks are left, {:?}", heap));
@@ -274,6 +280,11 @@ fn creating_survives_a_kill_at_every_instruction() {
 #[test]
 fn finding_survives_a_kill_at_every_instruction() {
     swept(Op::Find);
+}
+
+#[test]
+fn borrowing_survives_a_kill_at_every_instruction() {
+    swept(Op::Get);
 }
 
 #[test]

@@ -18,12 +18,13 @@ const OBJECTS: usize = 64;
 const CYCLES: usize = 50;
 const NS: Unit = Unit::Nanoseconds;
 
-pub(crate) const ALL: [Comparison; 9] = [
+pub(crate) const ALL: [Comparison; 10] = [
     line("arena/alloc-free/64B", 0.33, ours::<64>, system::<64>),
     line("arena/alloc-free/4KiB", 0.33, ours::<4096>, system::<4096>),
     line("arena/trace", 0.33, our_trace, system_trace),
     against("arena/alloc-free/boost", 2.0, ours::<64>, boost("allocate")),
-    against("heap/find/boost", 1.0, find, boost("find")),
+    against("heap/find/boost", 1.0, get, boost("find")),
+    against("heap/find/boost/counted", 1.0, find, boost("find")),
     line("snapshot/read/64B", 0.5, read::<8>, copy::<8>),
     line("snapshot/read/4KiB", 0.5, read::<512>, copy::<512>),
     against("shm/cycle/python", 3.0, cycle, python("together")),
@@ -151,12 +152,27 @@ fn system_trace(_: Cpus) -> Measured {
     ))
 }
 
-fn find(_: Cpus) -> Measured {
+/// A heap, and the names of its objects.
+fn heap() -> Result<(Heap, Vec<String>), crate::comparison::Failure> {
     let heap = Heap::new(&HeapConfig::default())?;
     let names: Vec<String> = (0..OBJECTS).map(|i| format!("object {i}")).collect();
     for (name, i) in names.iter().zip(0u64..) {
         drop(heap.create(name, i)?);
     }
+    Ok((heap, names))
+}
+
+fn get(_: Cpus) -> Measured {
+    let (heap, names) = heap()?;
+    Ok(nanos_per_operation(SPAN, BATCH, || {
+        for i in 0..BATCH {
+            black_box(heap.get::<u64>(&names[i % OBJECTS]).expect("it is there"));
+        }
+    }))
+}
+
+fn find(_: Cpus) -> Measured {
+    let (heap, names) = heap()?;
     Ok(nanos_per_operation(SPAN, BATCH, || {
         for i in 0..BATCH {
             drop(black_box(

@@ -41,8 +41,22 @@ unsafe impl<T: ShmSafe + Send + Sync> Send for Counted<T> {}
 // SAFETY: as above.
 unsafe impl<T: ShmSafe + Send + Sync> Sync for Counted<T> {}
 
-pub(super) fn layout_of<T: ShmSafe>() -> LayoutHash {
-    LayoutHash::of("Counted").mix(T::LAYOUT.bits())
+pub(super) const fn layout_of<T: ShmSafe>() -> LayoutHash {
+    const { LayoutHash::of("Counted").mix(T::LAYOUT.bits()) }
+}
+
+/// Counts one more reference of this process. The value is large enough for a `T`, and aligned.
+pub(super) fn acquire<T: ShmSafe>(heap: &Inner, handle: Handle) -> Result<NonNull<T>, HeapError> {
+    let (layout, size) = (layout_of::<T>(), size_of::<T>());
+    let place = heap.counts.acquire(&heap.arena, handle, layout, size)?;
+    let value = place.cast::<T>();
+    if !value.is_aligned() {
+        // A peer has written a block of another class there.
+        heap.counts
+            .release(&heap.arena, handle, heap.arena.peers().me());
+        return Err(HeapError::NotFound);
+    }
+    Ok(value)
 }
 
 impl<T: ShmSafe> Counted<T> {
@@ -55,7 +69,7 @@ impl<T: ShmSafe> Counted<T> {
         // SAFETY: as many bytes as asked for, aligned as asked for, and ours alone.
         unsafe { place.cast::<T>().write(value) };
         let handle = heap.counts.share(&heap.arena, block, layout_of::<T>())?;
-        let shared = Self::new(heap, handle, place);
+        let shared = Self::new(heap, handle, place.cast());
         // SAFETY: it stays there until nobody has it; this process asks `may_unmap` before it gives its
         // reference up.
         unsafe { shared.placed() };
@@ -63,22 +77,13 @@ impl<T: ShmSafe> Counted<T> {
     }
 
     pub(super) fn acquire(heap: &Arc<Inner>, handle: Handle) -> Result<Self, HeapError> {
-        let size = size_of::<T>();
-        let place = heap
-            .counts
-            .acquire(&heap.arena, handle, layout_of::<T>(), size)?;
-        if !place.cast::<T>().is_aligned() {
-            // A peer has written a block of another class there.
-            heap.counts
-                .release(&heap.arena, handle, heap.arena.peers().me());
-            return Err(HeapError::NotFound);
-        }
-        Ok(Self::new(heap, handle, place))
+        let value = acquire(heap, handle)?;
+        Ok(Self::new(heap, handle, value))
     }
 
-    fn new(heap: &Arc<Inner>, handle: Handle, place: NonNull<u8>) -> Self {
+    fn new(heap: &Arc<Inner>, handle: Handle, value: NonNull<T>) -> Self {
         Self {
-            value: place.cast(),
+            value,
             heap: Arc::clone(heap),
             handle,
             generation: generation(),

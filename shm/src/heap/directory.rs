@@ -49,47 +49,66 @@ pub(super) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(
 
 const MAX_OBJECTS: u32 = 1 << 20;
 
-/// A name, padded with NULs, and its hash.
+/// A name, and its hash.
 #[derive(Clone, Copy)]
-pub(super) struct Key {
-    words: [u64; MAX_KEY / 8],
-    len: u32,
+pub(super) struct Key<'a> {
+    text: &'a str,
     hash: u32,
-    bytes: [u8; MAX_KEY],
 }
 
-impl Key {
-    pub(super) fn new(text: &str) -> Result<Self, HeapError> {
+impl<'a> Key<'a> {
+    #[inline]
+    pub(super) fn new(text: &'a str) -> Result<Self, HeapError> {
         if text.is_empty() || text.len() > MAX_KEY {
             return Err(HeapError::InvalidKey);
         }
-        let mut bytes = [0; MAX_KEY];
-        bytes[..text.len()].copy_from_slice(text.as_bytes());
-        let mut key = Self {
-            words: bytemuck::cast(bytes),
-            len: text.len() as u32,
-            hash: 0,
-            bytes,
-        };
+        let mut key = Self { text, hash: 0 };
         // FNV-1a, but by words; each is folded, since a product's low bits know nothing of the high
         // ones.
         let mut hash = 0xcbf2_9ce4_8422_2325 ^ text.len() as u64;
-        for word in key.words() {
+        key.all_words(|_, word| {
             hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             hash ^= hash >> 32;
-        }
+            true
+        });
         key.hash = hash as u32;
         Ok(key)
     }
 
-    /// Those that it has bytes in.
-    fn words(&self) -> &[u64] {
-        &self.words[..(self.len as usize).div_ceil(8)]
+    /// Whether `f` says so of all its bytes, by eight, numbered, the last ones padded with NULs.
+    #[inline]
+    fn all_words(&self, mut f: impl FnMut(usize, u64) -> bool) -> bool {
+        let (whole, rest) = self.text.as_bytes().as_chunks::<8>();
+        for (number, word) in whole.iter().enumerate() {
+            if !f(number, u64::from_ne_bytes(*word)) {
+                return false;
+            }
+        }
+        rest.is_empty() || f(whole.len(), padded(rest))
     }
 
-    pub(super) fn as_str(&self) -> &str {
-        str::from_utf8(&self.bytes[..self.len as usize]).unwrap_or_default()
+    pub(super) fn as_str(&self) -> &'a str {
+        self.text
     }
+}
+
+/// Less than eight bytes, and NULs. By two loads that overlap, or by three: a copy of a length that is
+/// known only now would be a call.
+#[inline]
+fn padded(rest: &[u8]) -> u64 {
+    let mut bytes = [0; 8];
+    match (rest.first_chunk::<4>(), rest.last_chunk::<4>()) {
+        (Some(first), Some(last)) => {
+            bytes[..4].copy_from_slice(first);
+            bytes[rest.len() - 4..rest.len()].copy_from_slice(last);
+        }
+        _ => {
+            for (to, from) in bytes.iter_mut().zip(rest) {
+                *to = *from;
+            }
+        }
+    }
+    u64::from_ne_bytes(bytes)
 }
 
 // An entry's word: state in bits 0-1, generation in bits 2-31, hash of the name above.
@@ -142,7 +161,7 @@ unsafe impl Place for DirectoryState {
     /// Objects.
     type Config = u32;
 
-    const LAYOUT: LayoutHash = LayoutHash::of("Directory").mix(1);
+    const LAYOUT: LayoutHash = LayoutHash::of("Directory").mix(2);
 
     fn layout(objects: &u32) -> Result<Layout, CreateError> {
         if *objects == 0 || *objects > MAX_OBJECTS {
@@ -235,11 +254,21 @@ impl<M: Memory> Directory<M> {
     }
 
     /// The entries from the key's place on, once around.
-    fn places_for(&self, key: &Key) -> impl Iterator<Item = (usize, &Entry)> {
+    #[inline]
+    fn places_for(&self, key: &Key<'_>) -> impl Iterator<Item = (usize, &Entry)> {
         let entries = self.entries();
-        let start = key.hash as usize % entries.len();
-        let numbered = move || entries.iter().enumerate();
-        numbered().skip(start).chain(numbered().take(start))
+        // The hash is a fraction of 2^32, and so is the place of all places: below their number.
+        let start = ((u64::from(key.hash) * entries.len() as u64) >> 32) as usize;
+        let mut next = start;
+        (0..entries.len()).filter_map(move |_| {
+            let number = next;
+            next = if number + 1 < entries.len() {
+                number + 1
+            } else {
+                0
+            };
+            Some((number, entries.get(number)?))
+        })
     }
 
     /// Whether what was found still has its name.
@@ -249,7 +278,8 @@ impl<M: Memory> Directory<M> {
     }
 
     /// Steps 10 to 12.
-    pub(super) fn find(&self, key: &Key) -> Option<Found> {
+    #[inline]
+    pub(super) fn find(&self, key: &Key<'_>) -> Option<Found> {
         for (place, entry) in self.places_for(key) {
             // Acquire pairs with the Release store in `insert`.
             let word = entry.word.load(Acquire);
@@ -292,7 +322,7 @@ impl<M: Memory> Directory<M> {
     /// Steps 1 to 5.
     pub(super) fn insert(
         &self,
-        key: &Key,
+        key: &Key<'_>,
         handle: Handle,
         layout: LayoutHash,
         heap: &Inner,
@@ -311,10 +341,14 @@ impl<M: Memory> Directory<M> {
         entry.word.store(generation | CLAIMED, Relaxed);
         // Pairs with the Acquire fence in `find`.
         fence(Release);
-        for (to, from) in entry.key.iter().zip(key.words()) {
-            to.store(*from, Relaxed);
-        }
-        entry.len.store(key.len, Relaxed);
+        key.all_words(|number, word| {
+            match entry.key.get(number) {
+                Some(to) => to.store(word, Relaxed),
+                None => return false,
+            }
+            true
+        });
+        entry.len.store(key.text.len() as u32, Relaxed);
         entry.layout.store(layout.bits(), Relaxed);
         entry.handle.store(handle.bits(), Relaxed);
         heap.counts.hold_for_directory(handle);
@@ -327,7 +361,7 @@ impl<M: Memory> Directory<M> {
     /// Steps 6 to 9.
     pub(super) fn remove(
         &self,
-        key: &Key,
+        key: &Key<'_>,
         heap: &Inner,
         deadline: Deadline,
     ) -> Result<(), HeapError> {
@@ -350,13 +384,13 @@ impl<M: Memory> Directory<M> {
 }
 
 impl Entry {
-    fn is(&self, key: &Key) -> bool {
-        self.len.load(Relaxed) == key.len
-            && self
-                .key
-                .iter()
-                .zip(key.words())
-                .all(|(a, b)| a.load(Relaxed) == *b)
+    #[inline]
+    fn is(&self, key: &Key<'_>) -> bool {
+        self.len.load(Relaxed) as usize == key.text.len()
+            && key.all_words(|number, word| {
+                let own = self.key.get(number);
+                own.is_some_and(|own| own.load(Relaxed) == word)
+            })
     }
 
     /// Steps 7 to 9, of a Claimed one, in turn.

@@ -374,13 +374,13 @@ fn current(file: impl AsFd, path: &Path) -> Result<Option<Stat>, Errno> {
     }
 }
 
-/// Whether it is a name in [`DIRECTORY`], a tmpfs: it counts the links of a file as they are.
+/// Whether it is a name below [`DIRECTORY`], a tmpfs: it counts the links of a file as they are.
 fn is_in_directory(path: &Path) -> bool {
     let below = path
         .as_os_str()
         .as_bytes()
         .strip_prefix(DIRECTORY.as_bytes());
-    matches!(below, Some([b'/', name @ ..]) if !name.contains(&b'/'))
+    matches!(below, Some([b'/', name @ ..]) if !name.windows(2).any(|two| two == b".."))
 }
 
 pub(super) fn is_marked(stat: &Stat) -> bool {
