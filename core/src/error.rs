@@ -155,6 +155,8 @@ pub enum AttachError {
     /// Left over from before the machine was booted: whoever used it is gone, and its locks mean
     /// nothing.
     OtherBoot,
+    /// It belongs to the participants of another table: their ids mean others.
+    OtherParticipants,
     /// The kernel refused.
     System(Errno),
 }
@@ -190,6 +192,9 @@ impl fmt::Display for AttachError {
             Self::ReadOnly => f.write_str("only its creator may write it"),
             Self::TooLarge { size } => write!(f, "{size} bytes do not fit this address space"),
             Self::OtherBoot => f.write_str("left over from before this boot"),
+            Self::OtherParticipants => {
+                f.write_str("it belongs to the participants of another table")
+            }
             Self::System(errno) => write!(f, "shared memory: {errno}"),
         }
     }

@@ -52,14 +52,15 @@
 
 use core::alloc::Layout;
 use core::fmt;
+use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
 use multiprocess_core::atomic::{
-    AtomicU64,
+    AtomicU32, AtomicU64,
     Ordering::{Relaxed, Release, SeqCst},
     fence_in_model,
 };
-use multiprocess_core::{AttachError, Memory, ParticipantId, Peers, Place};
+use multiprocess_core::{AttachError, Deadline, Memory, ParticipantId, Peers, Place};
 
 mod block;
 mod hints;
@@ -118,11 +119,16 @@ const MAX_ALIGN: usize = 128;
 /// # Fork
 ///
 /// As `P`: a child is another participant, and its parent's blocks are not its own.
-pub struct Arena<M, P> {
-    memory: M,
+pub struct Arena<M: Memory, P: Peers> {
+    /// Not unmapped if it is pinned.
+    memory: ManuallyDrop<M>,
     peers: P,
     config: ArenaConfig,
     hints: Hints,
+    /// Of this handle, for its blocks.
+    id: u64,
+    /// 1: what lies in the memory is on a list of the kernel's.
+    pinned: AtomicU32,
 }
 
 impl<M: Memory, P: Peers> Arena<M, P> {
@@ -130,16 +136,29 @@ impl<M: Memory, P: Peers> Arena<M, P> {
     ///
     /// # Errors
     ///
-    /// What is wrong with the bytes: [`AttachError`].
+    /// What is wrong with the bytes: [`AttachError`]. [`AttachError::OtherParticipants`]: the arena
+    /// belongs to those who came first, and these are of another table.
     pub fn attach(memory: M, peers: P) -> Result<Self, AttachError> {
         let config = ArenaState::attach(memory.region())?;
+        layout::bind(memory.region(), peers.table())?;
         let hints = Hints::new(u32::from(peers.me().slot()), &config);
+        // No two handles are made at the same place at the same time.
+        let place = memory.region().base().addr().get() as u64;
+        let now = Deadline::now().nanos().unwrap_or(0);
         Ok(Self {
-            memory,
+            memory: ManuallyDrop::new(memory),
             peers,
             config,
             hints,
+            id: place.rotate_left(32) ^ now,
+            pinned: AtomicU32::new(0),
         })
+    }
+
+    /// Keeps the memory mapped when the arena is dropped: a forgotten lock in it is on its thread's
+    /// robust list, by its address.
+    pub(crate) fn pin(&self) {
+        self.pinned.store(1, Relaxed);
     }
 
     /// Allocates a block for `layout`. Its bytes are what the last holder left in them.
@@ -188,15 +207,15 @@ impl<M: Memory, P: Peers> Arena<M, P> {
     ///
     /// # Errors
     ///
-    /// [`FreeError`], with nothing changed: it is not this participant's. So is a parent's in a
-    /// forked child, and what a hostile peer has written over.
+    /// [`FreeError`], with nothing changed: it is not this participant's, or was allocated by another
+    /// handle. So is a parent's in a forked child, and what a hostile peer has written over.
     #[inline]
     pub fn free(&self, block: Block) -> Result<(), FreeError> {
         let me = self.peers.me();
         let Some(unit) = self.parts().units.get(block.unit as usize) else {
             return Err(FreeError);
         };
-        if me.is_anonymous() || unit.load(Relaxed) != me.bits() {
+        if block.arena != self.id || me.is_anonymous() || unit.load(Relaxed) != me.bits() {
             return Err(FreeError);
         }
         let head = block.unit >> self.config.shift();
@@ -204,7 +223,7 @@ impl<M: Memory, P: Peers> Arena<M, P> {
             // A store and no CAS: the word is ours, and a block is freed once.
             // Also while somebody looks whether the slab is empty: it is not, by this block.
             Some(Chunk::Slab(class) | Chunk::Emptying(class, _))
-                if units_of(class) == block.units =>
+                if self.slab_units(class) == Some(block.units) =>
             {
                 // Release pairs with the Acquire half in `try_claim`.
                 unit.store(FREE_UNIT, Release);
@@ -336,7 +355,15 @@ impl<M: Memory, P: Peers> Arena<M, P> {
             Chunk::Large(chunks) if within == 0 => self.run_units(head, chunks)?,
             _ => return None,
         };
-        Some(Block { unit, units })
+        Some(self.block(unit, units))
+    }
+
+    fn block(&self, unit: u32, units: u32) -> Block {
+        Block {
+            unit,
+            units,
+            arena: self.id,
+        }
     }
 
     /// Units of a class's blocks, if it is one of this arena's.
@@ -355,6 +382,15 @@ impl<M: Memory, P: Peers> Arena<M, P> {
     /// Whether a word names a participant that is dead.
     fn is_dead(&self, holder: ParticipantId) -> bool {
         !holder.is_anonymous() && self.peers.is_dead(holder)
+    }
+}
+
+impl<M: Memory, P: Peers> Drop for Arena<M, P> {
+    fn drop(&mut self) {
+        if self.pinned.load(Relaxed) == 0 {
+            // SAFETY: dropped once, here, and not used afterwards.
+            unsafe { ManuallyDrop::drop(&mut self.memory) };
+        }
     }
 }
 

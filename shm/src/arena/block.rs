@@ -19,6 +19,8 @@ use super::words::UNIT;
 pub struct Block {
     pub(super) unit: u32,
     pub(super) units: u32,
+    /// The handle that it came from.
+    pub(super) arena: u64,
 }
 
 impl Block {
@@ -297,6 +299,8 @@ impl<T: ShmSafe, M: Memory, P: Peers> Drop for ArenaBox<'_, T, M, P> {
             let block = unsafe { ManuallyDrop::take(&mut self.block) };
             // Not ours: in a forked child.
             let _ = self.arena.free(block);
+        } else {
+            self.arena.pin();
         }
     }
 }

@@ -29,7 +29,7 @@ impl<M: Memory, P: Peers> Arena<M, P> {
                 None if self.claim_run(head, chunks, me) => {
                     let (unit, units) =
                         (head << self.config.shift(), chunks << self.config.shift());
-                    return Some(Block { unit, units });
+                    return Some(self.block(unit, units));
                 }
                 None => head += 1,
             }

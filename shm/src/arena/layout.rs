@@ -25,6 +25,9 @@ struct Header {
     version: AtomicU32,
     shift: AtomicU32,
     chunks: AtomicU32,
+    /// The number of the participants' table whose ids stand in the words; 0: nobody has come yet. By
+    /// who comes first, by CAS.
+    table: AtomicU32,
 }
 
 #[cfg(not(loom))]
@@ -173,6 +176,21 @@ unsafe impl Place for ArenaState {
             true => Ok(config),
             false => Err(truncated(config.size())),
         }
+    }
+}
+
+/// The arena in a region that was checked belongs to the participants of `table`, from now on if to
+/// nobody yet.
+pub(super) fn bind(region: Region<'_>, table: u32) -> Result<(), AttachError> {
+    // SAFETY: `ArenaState::attach` has checked the region; any bytes are valid atomics.
+    let header = unsafe { region.base().cast::<Header>().as_ref() };
+    // Relaxed: nothing but the number itself.
+    let bound = header
+        .table
+        .compare_exchange(0, table, Ordering::Relaxed, Ordering::Relaxed);
+    match bound {
+        Err(other) if other != table => Err(AttachError::OtherParticipants),
+        _ => Ok(()),
     }
 }
 

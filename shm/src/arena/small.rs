@@ -16,7 +16,7 @@ impl<M: Memory, P: Peers> Arena<M, P> {
             && self.try_claim(unit, class, me)
         {
             let units = self.slab_units(class)?;
-            return Some(Block { unit, units });
+            return Some(self.block(unit, units));
         }
         self.allocate_searching(class, me)
     }
@@ -37,7 +37,7 @@ impl<M: Memory, P: Peers> Arena<M, P> {
             });
         let unit = found?;
         self.hints.set_cursor(class, unit.saturating_add(units));
-        Some(Block { unit, units })
+        Some(self.block(unit, units))
     }
 
     /// Up to `limit` slabs of the class behind the chunk `here`, and it itself from its beginning.

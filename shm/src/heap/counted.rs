@@ -119,9 +119,13 @@ impl<T: ShmSafe> Counted<T> {
 
 impl<T: ShmSafe> Drop for Counted<T> {
     fn drop(&mut self) {
-        // In a forked child: it is the parent's. And a lock in it that a thread of ours has forgotten is
-        // on that thread's list, by its address: it stays until we die.
-        if self.generation == generation() && self.may_unmap() {
+        // A lock in it that a thread of ours has forgotten is on that thread's list, by its address: it
+        // stays, and stays mapped, until we die.
+        if !self.may_unmap() {
+            return self.heap.arena.pin();
+        }
+        // In a forked child: it is the parent's.
+        if self.generation == generation() {
             let me = self.heap.arena.peers().me();
             self.heap.counts.release(&self.heap.arena, self.handle, me);
         }

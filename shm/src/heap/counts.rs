@@ -7,16 +7,21 @@
 //!
 //! *share*: (1) the value in a block of one's own; (2) claim a counter: Free → Claimed(me), another
 //! generation; (3) one's own number: 1; (4) offset and layout; (5) the block's word: me → shared; (6)
-//! Claimed → Live. *acquire*: (7) one's own number + 1; (8) if the counter no longer is Live in that
-//! generation, the number back, and it is gone. *release*: (9) one's own number - 1; if it is 0 now, and
-//! so are all: (10) Live → Freeing(me); (11) look at all numbers again: one is not 0: back to Live, and
-//! again from 10; (12) the block's word: shared → me; (13) offset: none; (14) free the block; (15) →
-//! Free. *recover*: (16) numbers of the dead → 0, and 10 if all are; (17) a counter Claimed or Freeing
-//! by the dead: → by me, and on with 11 or 12.
+//! Claimed → Live. *acquire*: (7) one's own number + 1; (8) if the counter is Freeing in that generation,
+//! → Live; if it is neither, the number back, and it is gone. *release*: (9) one's own number - 1; if it is
+//! 0 now, and so are all: (10) Live → Freeing(me); (11) look at all numbers again: one is not 0: back to
+//! Live, and again from 10; else Freeing(me) → Claimed(me), or somebody has acquired it; (12) the block's
+//! word: shared → me; (13) offset: none; (14) free the block; (15) → Free. *recover*: (16) numbers of
+//! the dead → 0, and 10 if all are; (17) a counter Claimed by the dead: → by me, and on with 12;
+//! Freeing by the dead: → Live, and 10.
 //!
-//! 7 and 8, 10 and 11 meet as in Dekker's algorithm (`SeqCst`): either the one who acquires sees that
-//! the counter is not Live, or the one who frees sees its number. One that acquires and gives its
-//! number back may have turned somebody away who was about to free, so it looks itself.
+//! 7 and 8, 10 and 11 meet as in Dekker's algorithm (`SeqCst`): the one who frees sees the number, or the
+//! one who acquires sees Freeing, and one of the two wins the word. So a value that somebody has all the
+//! time is never missed, though its references move about while they are looked at. One that acquires
+//! and gives its number back may have turned somebody away who was about to free, so it looks itself.
+//!
+//! A number is written by all threads of its participant, also by one that comes late, for an earlier life
+//! of the counter: it replaces a number of another life only while its own life is in the counter's word.
 //!
 //! # Crash safety: killed right after step
 //!
@@ -26,7 +31,8 @@
 //! | 2 to 5 | a counter Claimed by the dead, perhaps with a block | 17 |
 //! | 6, 7, 8 | a number of the dead | 16 |
 //! | 9 | all numbers 0, perhaps | 16 |
-//! | 10 to 14 | a counter Freeing by the dead; after 12 a block of the dead | 17, and frees it |
+//! | 10 | a counter Freeing by the dead | 17 |
+//! | 11 to 14 | a counter Claimed by the dead; after 12 a block of the dead | 17, and frees it |
 //! | 15 | nothing | |
 
 use std::alloc::Layout;
@@ -48,9 +54,9 @@ use crate::{Arena, Block};
 // | state | meaning | who enters | who leaves |
 // |---|---|---|---|
 // | FREE (0) | no value | who has it Claimed or Freeing (15) | claimer (2) |
-// | CLAIMED | being set up by that participant | claimer (2), heir (17) | the same (6, 15) |
-// | LIVE | a value; the participant is 0 | claimer (6), freer (11) | freer (10) |
-// | FREEING | being taken down by that participant | freer (10), heir (17) | the same (11, 15) |
+// | CLAIMED | being set up, or taken down, by that participant | claimer (2), freer (11), heir (17) | the same (6, 15) |
+// | LIVE | a value; the participant is 0 | claimer (6), freer (11), acquirer (8), heir (17) | freer (10) |
+// | FREEING | that participant looks whether it is used | freer (10) | the same (11), acquirer (8), heir (17) |
 const FREE: u64 = 0;
 const CLAIMED: u64 = 1;
 const LIVE: u64 = 2;
@@ -279,8 +285,8 @@ impl<M: Memory> Counts<M> {
         size: usize,
     ) -> Result<NonNull<u8>, HeapError> {
         let (counter, numbers) = self.counter(handle.index).ok_or(HeapError::NotFound)?;
-        let live = word(LIVE, handle.generation, ParticipantId::ANONYMOUS);
-        if counter.word.load(SeqCst) != live {
+        let is_there = || holds(counter.word.load(SeqCst), handle.generation);
+        if !is_there() {
             return Err(HeapError::NotFound);
         }
         let found = counter.layout.load(Relaxed);
@@ -293,9 +299,10 @@ impl<M: Memory> Counts<M> {
         let own = own
             .filter(|_| !me.is_anonymous())
             .ok_or(HeapError::NotAParticipant)?;
-        count_up(own, handle.generation, me)?;
+        count_up(own, handle.generation, me, is_there)?;
+        let is_live = Self::keep_live(counter, handle.generation);
         let offset = counter.offset.load(Relaxed);
-        let place = (counter.word.load(SeqCst) == live)
+        let place = is_live
             .then(|| arena.shared(offset & !1, handle.index))
             .flatten()
             .filter(|(_, len)| *len >= size);
@@ -306,6 +313,27 @@ impl<M: Memory> Counts<M> {
                 Err(HeapError::NotFound)
             }
         }
+    }
+
+    /// Step 8. Whether the value is there, and stays as long as our number.
+    fn keep_live(counter: &Counter, generation: u32) -> bool {
+        let live = word(LIVE, generation, ParticipantId::ANONYMOUS);
+        for _ in 0..ATTEMPTS {
+            let seen = counter.word.load(SeqCst);
+            if seen == live {
+                return true;
+            }
+            if !holds(seen, generation) {
+                return false;
+            }
+            // Whoever is about to free it has not seen our number.
+            let kept = counter.word.compare_exchange(seen, live, SeqCst, SeqCst);
+            if kept.is_ok() {
+                return true;
+            }
+        }
+        // Others come and go all the time: it is used.
+        false
     }
 
     /// Step 9, and on.
@@ -373,13 +401,20 @@ impl<M: Memory> Counts<M> {
                 return;
             }
             if !Self::is_used(numbers, generation) {
-                return self.finish(arena, counter, handle.index, mine);
+                let claimed = word(CLAIMED, generation, me);
+                let won = counter
+                    .word
+                    .compare_exchange(mine, claimed, SeqCst, Relaxed);
+                if won.is_ok() {
+                    self.finish(arena, counter, handle.index, claimed);
+                }
+                return;
             }
             let _ = counter.word.compare_exchange(mine, live, SeqCst, Relaxed);
         }
     }
 
-    /// Steps 12 to 15, of a counter that we have Claimed or Freeing, as `mine` says.
+    /// Steps 12 to 15, of a counter that we have Claimed, as `mine` says.
     fn finish<A: Memory, P: Peers>(
         &self,
         arena: &Arena<A, P>,
@@ -416,25 +451,31 @@ impl<M: Memory> Counts<M> {
         let seen = counter.word.load(SeqCst);
         let generation = generation(seen);
         let handle = Handle { index, generation };
-        let inherits = |state| {
-            let dead = !me.is_anonymous() && by(seen) != me && peers.is_dead(by(seen));
-            let mine = word(state, generation, me);
-            let turned = dead.then(|| counter.word.compare_exchange(seen, mine, SeqCst, Relaxed));
-            turned.is_some_and(|turned| turned.is_ok()).then_some(mine)
-        };
+        let is_of_the_dead = |word| !me.is_anonymous() && by(word) != me && peers.is_dead(by(word));
         match seen & STATE {
             CLAIMED => {
-                if let Some(mine) = inherits(CLAIMED) {
+                // The word that was judged is the word that is replaced.
+                let mine = word(CLAIMED, generation, me);
+                let inherited = is_of_the_dead(seen)
+                    && counter
+                        .word
+                        .compare_exchange(seen, mine, SeqCst, Relaxed)
+                        .is_ok();
+                if inherited {
                     self.finish(arena, counter, index, mine);
                 }
                 return;
             }
             FREEING => {
-                let Some(mine) = inherits(FREEING) else {
-                    return;
-                };
                 let live = word(LIVE, generation, ParticipantId::ANONYMOUS);
-                let _ = counter.word.compare_exchange(mine, live, SeqCst, Relaxed);
+                if !is_of_the_dead(seen)
+                    || counter
+                        .word
+                        .compare_exchange(seen, live, SeqCst, Relaxed)
+                        .is_err()
+                {
+                    return;
+                }
             }
             LIVE => {}
             _ => return,
@@ -453,16 +494,33 @@ impl<M: Memory> Counts<M> {
     }
 }
 
-/// What a dead predecessor in the slot, or an earlier life of the counter, has left counts nothing.
-fn count_up(own: &AtomicU64, generation: u32, me: ParticipantId) -> Result<(), HeapError> {
-    let mut seen = own.load(Relaxed);
+/// Whether a counter with that word has the value of that life.
+fn holds(word: u64, life: u32) -> bool {
+    matches!(word & STATE, LIVE | FREEING) && generation(word) == life
+}
+
+/// Step 7. What a dead predecessor in the slot, or an earlier life of the counter, has left counts
+/// nothing; but if the number is of a later life, it is another thread's, and we are late.
+fn count_up(
+    own: &AtomicU64,
+    generation: u32,
+    me: ParticipantId,
+    is_there: impl Fn() -> bool,
+) -> Result<(), HeapError> {
+    // SeqCst: before the look at the counter's word.
+    let mut seen = own.load(SeqCst);
     loop {
         let next = match seen as u16 {
-            _ if seen & !0xffff != number(generation, me.epoch(), 0) => 1,
+            _ if seen & !0xffff != number(generation, me.epoch(), 0) => {
+                if !is_there() {
+                    return Err(HeapError::NotFound);
+                }
+                1
+            }
             count => count.checked_add(1).ok_or(HeapError::Full)?,
         };
         let next = number(generation, me.epoch(), next);
-        match own.compare_exchange(seen, next, SeqCst, Relaxed) {
+        match own.compare_exchange(seen, next, SeqCst, SeqCst) {
             Ok(_) => return Ok(()),
             Err(now) => seen = now,
         }

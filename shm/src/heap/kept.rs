@@ -144,8 +144,9 @@ impl Drop for Inner {
                 next = record.older;
                 // As `Counted` is dropped.
                 // SAFETY: a `T` is there still: it is counted.
-                if record.generation == generation() && unsafe { (record.may_unmap)(record.value) }
-                {
+                if !unsafe { (record.may_unmap)(record.value) } {
+                    self.arena.pin();
+                } else if record.generation == generation() {
                     let me = self.arena.peers().me();
                     self.counts.release(&self.arena, record.handle, me);
                 }
