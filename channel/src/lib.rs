@@ -1,11 +1,13 @@
-//! What carries: rings between two processes, in shared memory, without locks.
+//! What carries: rings between processes, in shared memory, without locks.
 //!
 //! | module | for |
 //! |---|---|
 //! | [`spsc`] | messages of one type, one producer, one consumer: the fastest |
 //! | [`bytes`] | records of any size, written and read in place |
+//! | [`mpmc`] | messages of one type, any number of senders and receivers |
 //!
-//! Every word has one writer, so a process that is killed leaves nothing to repair. Indices
+//! In the first two every word has one writer, so a process that is killed leaves nothing to repair; in
+//! the third whoever is in the way of what it left steps over it, and takes it back. Indices
 //! and lengths that a peer wrote are checked against local bounds before they are used.
 //! `no_std` without the `std` feature; nothing allocates; an operation makes no system call
 //! unless a peer sleeps. The crate's `README.md` is its design document.
