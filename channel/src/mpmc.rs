@@ -64,6 +64,8 @@ use crate::control::MAX_CAPACITY;
 use crate::spsc::Message;
 
 mod bell;
+mod claim;
+mod done;
 mod endpoint;
 mod find;
 #[cfg(feature = "std")]
@@ -80,6 +82,7 @@ mod taken;
 mod travel;
 mod words;
 
+pub use done::WaitDoneError;
 #[cfg(feature = "std")]
 pub use home::{ChannelError, Home, channel, channel_with};
 #[cfg(not(feature = "std"))]
@@ -117,6 +120,8 @@ pub struct Config {
     capacity: u64,
     endpoints: u32,
     orphans: Orphans,
+    limit: u64,
+    is_joinable: bool,
     first: u64,
 }
 
@@ -127,6 +132,8 @@ impl Config {
             capacity,
             endpoints: 32,
             orphans: Orphans::Redeliver,
+            limit: 0,
+            is_joinable: false,
             first: 0,
         }
     }
@@ -143,6 +150,22 @@ impl Config {
     #[must_use]
     pub const fn orphans(mut self, orphans: Orphans) -> Self {
         self.orphans = orphans;
+        self
+    }
+
+    /// At most `limit` messages that nobody has taken, though there are more slots; 0: as many as there
+    /// are slots. Slots of stalled senders, and those handed back since the oldest message was sent, count.
+    #[must_use]
+    pub const fn limit(mut self, limit: u64) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Receivers tell those who wait until nothing is in the ring, or in anybody's hands:
+    /// [`Sender::join`].
+    #[must_use]
+    pub const fn joinable(mut self) -> Self {
+        self.is_joinable = true;
         self
     }
 
@@ -169,8 +192,10 @@ impl Config {
             });
         }
         let least = self.capacity.max(u64::from(self.endpoints) + 1);
+        let capacity = least.next_power_of_two();
         Ok(Self {
-            capacity: least.next_power_of_two(),
+            capacity,
+            limit: if self.limit < capacity { self.limit } else { 0 },
             ..*self
         })
     }

@@ -5,7 +5,7 @@ use std::mem::forget;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use multiprocess_channel::mpmc::{self, Config, Orphans, Receiver, Ring, Sender};
+use multiprocess_channel::mpmc::{self, Config, Orphans, Receiver, Ring, Sender, WaitDoneError};
 use multiprocess_channel::{RecvError, SendError, TryRecvError, TrySendError};
 use multiprocess_core::{AttachError, CreateError, Place, Region};
 use multiprocess_testkit::watchdog::Watchdog;
@@ -348,4 +348,64 @@ fn what_a_ring_drops_it_drops_for_the_dead_only() {
     sender.send(1).unwrap();
     receiver.take().unwrap().give_up();
     assert_eq!(receiver.recv(), Ok(1));
+}
+
+#[test]
+fn a_limit_is_exact_and_does_not_count_what_was_taken() {
+    let config = Config::new(2).limit(2).endpoints(4);
+    let (mut sender, mut receiver) = mpmc::channel_with::<u64>(&config).unwrap();
+    assert!(sender.capacity() > 2);
+    for lap in 0..20 {
+        sender.try_send(lap).unwrap();
+        sender.try_send(lap).unwrap();
+        assert_eq!(sender.try_send(9), Err(TrySendError::Full(9)), "{lap}");
+        let taken = receiver.try_take().unwrap();
+        assert_eq!(taken.get(), lap);
+        sender.try_send(lap).unwrap();
+        assert_eq!(sender.try_send(9), Err(TrySendError::Full(9)), "{lap}");
+        taken.release();
+        assert_eq!(receiver.drain().count(), 2);
+    }
+}
+
+#[test]
+fn a_sender_at_the_limit_wakes_when_a_message_is_taken() {
+    let _watchdog = Watchdog::seconds(60);
+    let config = Config::new(1).limit(1).endpoints(4);
+    let (mut sender, mut receiver) = mpmc::channel_with::<u64>(&config).unwrap();
+    sender.send(1).unwrap();
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || sender.send(2));
+        std::thread::sleep(Duration::from_millis(20));
+        let taken = receiver.take().unwrap();
+        assert_eq!(thread.join().unwrap(), Ok(()));
+        taken.release();
+    });
+    assert_eq!(receiver.try_recv(), Ok(2));
+}
+
+#[test]
+fn a_joiner_waits_for_what_is_in_hand_and_learns_that_nobody_is_left() {
+    let _watchdog = Watchdog::seconds(60);
+    let wait = Duration::from_millis(10);
+    let config = Config::new(8).endpoints(4).joinable();
+    let (mut sender, mut receiver) = mpmc::channel_with::<u64>(&config).unwrap();
+    assert_eq!(sender.join(None), Ok(()));
+    sender.send(1).unwrap();
+    assert_eq!(sender.join(wait), Err(WaitDoneError::Timeout));
+    let taken = receiver.take().unwrap();
+    assert_eq!(sender.join(wait), Err(WaitDoneError::Timeout));
+    std::thread::scope(|scope| {
+        let waiting = sender.try_clone().unwrap();
+        let joiner = scope.spawn(move || waiting.join(None));
+        std::thread::sleep(Duration::from_millis(20));
+        taken.release();
+        assert_eq!(joiner.join().unwrap(), Ok(()));
+    });
+    sender.send(2).unwrap();
+    drop(receiver);
+    assert_eq!(sender.join(None), Err(WaitDoneError::Abandoned));
+
+    let (plain, _receiver) = small();
+    assert_eq!(plain.join(None), Err(WaitDoneError::NotJoinable));
 }

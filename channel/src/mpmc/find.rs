@@ -122,7 +122,7 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
     fn found_none(&mut self, start: Ticket) -> Find {
         self.store_hint_if_moved(start);
         // Acquire pairs with the Release half of `announce_orphans`.
-        let orphaned = self.endpoint.parts.control().orphaned.load(Acquire);
+        let orphaned = self.endpoint.parts.control().rare.orphaned.load(Acquire);
         if orphaned == self.orphaned {
             return Find::Nothing;
         }

@@ -20,6 +20,7 @@ use crate::spsc::Message;
 
 const KIND: u32 = 3;
 const DROP_ORPHANS: u32 = 1;
+const JOINABLE: u32 = 2;
 
 /// Fields beside the common header that never change after init.
 #[repr(C)]
@@ -27,6 +28,8 @@ struct Fixed {
     header: Header,
     seats: AtomicU32,
     flags: AtomicU32,
+    /// Most messages that nobody has taken; 0: no limit but the capacity.
+    limit: AtomicU64,
 }
 
 /// The first 0x300 bytes; see the README for who writes what.
@@ -41,8 +44,16 @@ pub(super) struct Control {
     pub(super) receivers: CachePadded<Bell>,
     /// Where senders sleep. Rung by receivers.
     pub(super) senders: CachePadded<Bell>,
+    pub(super) rare: CachePadded<Rare>,
+}
+
+/// What is hardly ever written.
+#[repr(C)]
+pub(super) struct Rare {
     /// How often there have been new orphans. By who makes them, after that.
-    pub(super) orphaned: CachePadded<AtomicU64>,
+    pub(super) orphaned: AtomicU64,
+    /// Where those sleep who wait until all is done. Rung by receivers of a joinable ring.
+    pub(super) joiners: Bell,
 }
 
 /// One handle's place at the ring. The word by CAS, see its table; the counters by the owner alone,
@@ -92,7 +103,9 @@ mod asserted {
     const_assert_eq!(offset_of!(Control, head), 0x100);
     const_assert_eq!(offset_of!(Control, receivers), 0x180);
     const_assert_eq!(offset_of!(Control, senders), 0x200);
-    const_assert_eq!(offset_of!(Control, orphaned), 0x280);
+    const_assert_eq!(offset_of!(Fixed, limit), 0x28);
+    const_assert_eq!(offset_of!(Control, rare), 0x280);
+    const_assert_eq!(offset_of!(super::Rare, joiners), 8);
     const_assert_eq!(size_of::<Seat>(), 128);
     const_assert_eq!(offset_of!(Slot<u64>, message), 8);
     const_assert_eq!(stride::<u64>(), 16);
@@ -109,6 +122,9 @@ pub(super) struct Parts<T> {
     pub(super) capacity: u64,
     pub(super) seat_count: u32,
     pub(super) orphans: Orphans,
+    /// As [`Config::limit`].
+    pub(super) limit: u64,
+    pub(super) is_joinable: bool,
     message: PhantomData<T>,
 }
 
@@ -142,6 +158,8 @@ impl<T: Message> Parts<T> {
             capacity: config.capacity,
             seat_count: config.endpoints,
             orphans: config.orphans,
+            limit: config.limit,
+            is_joinable: config.is_joinable,
             message: PhantomData,
         })
     }
@@ -213,22 +231,27 @@ unsafe impl<T: Message> Place for Ring<T> {
     unsafe fn init(region: Region<'_>, config: &Config) -> Result<(), CreateError> {
         let config = config.rounded()?;
         region.check(layout::<T>(&config)?)?;
-        let flags = match config.orphans {
+        let drops = match config.orphans {
             Orphans::Redeliver => 0,
             Orphans::Drop => DROP_ORPHANS,
         };
+        let flags = drops | if config.is_joinable { JOINABLE } else { 0 };
         let first = Ticket::new(config.first);
         let control = Control {
             fixed: CachePadded::new(Fixed {
                 header: Header::new(KIND, config.capacity, Self::LAYOUT),
                 seats: AtomicU32::new(config.endpoints),
                 flags: AtomicU32::new(flags),
+                limit: AtomicU64::new(config.limit),
             }),
             tail: CachePadded::new(AtomicU64::new(first.bits())),
             head: CachePadded::new(AtomicU64::new(first.bits())),
             receivers: CachePadded::new(Bell::new()),
             senders: CachePadded::new(Bell::new()),
-            orphaned: CachePadded::new(AtomicU64::new(0)),
+            rare: CachePadded::new(Rare {
+                orphaned: AtomicU64::new(0),
+                joiners: Bell::new(),
+            }),
         };
         let place = region.base().cast::<Control>();
         // SAFETY: size and alignment were checked above; nobody else uses the bytes, by the caller's
@@ -295,14 +318,21 @@ unsafe impl<T: Message> Place for Ring<T> {
         if seats == 0 || seats > MAX_SEATS || u64::from(seats) >= capacity {
             return Err(AttachError::Corrupt { field: "endpoints" });
         }
-        let orphans = match fixed.flags.load(Relaxed) & DROP_ORPHANS {
+        let flags = fixed.flags.load(Relaxed);
+        let orphans = match flags & DROP_ORPHANS {
             0 => Orphans::Redeliver,
             _ => Orphans::Drop,
         };
+        let limit = fixed.limit.load(Relaxed);
+        if limit >= capacity {
+            return Err(AttachError::Corrupt { field: "limit" });
+        }
         let config = Config {
             capacity,
             endpoints: seats,
             orphans,
+            limit,
+            is_joinable: flags & JOINABLE != 0,
             first: 0,
         };
         Parts::<T>::of(region, &config)?;

@@ -2,7 +2,10 @@
 
 use core::fmt;
 
-use multiprocess_core::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
+use multiprocess_core::atomic::{
+    Ordering::{AcqRel, Acquire, Relaxed, SeqCst},
+    fence,
+};
 use multiprocess_core::{Deadline, Memory, Peers, Timeout};
 
 use super::endpoint::{Endpoint, GaveUp, HINT_MASK, Look, wait};
@@ -231,6 +234,11 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
                 .compare_exchange(word.bits(), mine.bits(), Acquire, Relaxed)
                 .ok()?;
             receiver.pass(word.ticket, in_order);
+            if receiver.endpoint.parts.limit != 0 {
+                // It counts no longer.
+                fence(SeqCst);
+                receiver.endpoint.parts.control().senders.ring();
+            }
             Some(word.ticket)
         })
     }
@@ -248,6 +256,7 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
                 .ok()?;
             receiver.pass(word.ticket, in_order);
             receiver.endpoint.parts.control().senders.ring();
+            receiver.tell_joiners();
             Some(message)
         })
     }
@@ -321,10 +330,21 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
         // SeqCst for the bell.
         let given = word.compare_exchange(reading, free.bits(), SeqCst, Relaxed);
         if given.is_err() {
-            return self.endpoint.hand_back(ticket, |held| held.skipped());
+            let handed = self.endpoint.hand_back(ticket, |held| held.skipped());
+            self.tell_joiners();
+            return handed;
         }
         self.endpoint.parts.control().senders.ring();
+        self.tell_joiners();
         true
+    }
+
+    /// A message is done.
+    #[inline(always)]
+    fn tell_joiners(&self) {
+        if self.endpoint.parts.is_joinable {
+            self.endpoint.parts.control().rare.joiners.ring_all();
+        }
     }
 
     /// Step 11.

@@ -2,12 +2,14 @@
 
 use core::fmt;
 
-use multiprocess_core::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
+use multiprocess_core::atomic::Ordering::{Relaxed, SeqCst};
 use multiprocess_core::{Deadline, Memory, Peers, Timeout};
 
-use super::endpoint::{Endpoint, GaveUp, HINT_MASK, Look, wait};
+use super::claim::{Claim, claim};
+use super::done::WaitDoneError;
+use super::endpoint::{Endpoint, GaveUp, Look, wait};
 use super::table::Recovered;
-use super::words::{Role, State, Ticket, Word};
+use super::words::{Role, State, Word};
 use super::{AttachRingError, Home};
 use crate::spsc::Message;
 use crate::{SendError, TrySendError};
@@ -37,12 +39,6 @@ const RESENDS: u32 = 64;
 /// disconnected.
 pub struct Sender<T: Message, M: Memory = Home, P: Peers = Home> {
     pub(super) endpoint: Endpoint<T, M, P>,
-}
-
-enum Claim {
-    Slot(Ticket),
-    Full,
-    Corrupt,
 }
 
 impl<T: Message, M: Memory, P: Peers> Sender<T, M, P> {
@@ -155,6 +151,16 @@ impl<T: Message, M: Memory, P: Peers> Sender<T, M, P> {
         super::close_ring(&self.endpoint.parts);
     }
 
+    /// Waits until no message is in the ring, nor in the hands of a receiver, for at most `timeout`. The
+    /// ring must be [joinable](super::Config::joinable).
+    ///
+    /// # Errors
+    ///
+    /// [`WaitDoneError`]; at once if the ring is not joinable.
+    pub fn join(&self, timeout: impl Into<Timeout>) -> Result<(), WaitDoneError> {
+        self.endpoint.wait_until_done(Deadline::after(timeout))
+    }
+
     /// Gives the seat back. Idempotent; dropping does the same.
     pub fn close(&mut self) {
         self.endpoint.close();
@@ -259,125 +265,6 @@ fn attempt<T: Message, M: Memory, P: Peers>(
         }
     }
     Look::NotYet
-}
-
-/// Step 1: the slot of the next ticket.
-#[inline(always)]
-fn claim<T: Message, M: Memory, P: Peers>(endpoint: &mut Endpoint<T, M, P>) -> Claim {
-    let ticket = endpoint.cursor;
-    let empty = Word::of_nobody(State::Empty, ticket).bits();
-    let word = &endpoint.parts.slot(ticket).word;
-    if word.load(Relaxed) == empty {
-        let writing = Word::new(State::Writing, endpoint.number, ticket).bits();
-        // Acquire pairs with the release of the slot's last reader: its loads come before our stores.
-        if word
-            .compare_exchange(empty, writing, Acquire, Relaxed)
-            .is_ok()
-        {
-            endpoint.cursor = ticket.plus(1);
-            if ticket.bits() & HINT_MASK == HINT_MASK {
-                store_hint(endpoint);
-            }
-            return Claim::Slot(ticket);
-        }
-    }
-    claim_slowly(endpoint)
-}
-
-fn store_hint<T: Message, M: Memory, P: Peers>(endpoint: &Endpoint<T, M, P>) {
-    let control = endpoint.parts.control();
-    let tail = endpoint.cursor;
-    control.tail.store(tail.bits(), Relaxed);
-    let head = Ticket::new(control.head.load(Relaxed));
-    let there = tail.ahead_of(head).clamp(0, endpoint.parts.capacity as i64) as u64;
-    if let Some(seat) = endpoint.parts.seat(endpoint.number)
-        && there > seat.high_water.load(Relaxed)
-    {
-        seat.high_water.store(there, Relaxed);
-    }
-}
-
-#[cold]
-fn claim_slowly<T: Message, M: Memory, P: Peers>(endpoint: &mut Endpoint<T, M, P>) -> Claim {
-    let capacity = endpoint.parts.capacity;
-    // What a ring can make us walk, and no more, whatever its words say.
-    for step in 0..4 * capacity + 64 {
-        let ticket = endpoint.cursor;
-        let word = &endpoint.parts.slot(ticket).word;
-        let bits = word.load(Relaxed);
-        let seen = Word::from_bits(bits);
-        if (seen.ticket.bits() ^ ticket.bits()) & (capacity - 1) != 0 {
-            return Claim::Corrupt;
-        }
-        let ahead = seen.ticket.ahead_of(ticket);
-        if ahead == 0 && seen.state == State::Empty {
-            let writing = Word::new(State::Writing, endpoint.number, ticket).bits();
-            // As in `claim`.
-            if word
-                .compare_exchange(bits, writing, Acquire, Relaxed)
-                .is_ok()
-            {
-                endpoint.cursor = ticket.plus(1);
-                store_hint(endpoint);
-                return Claim::Slot(ticket);
-            }
-            continue;
-        }
-        if ahead >= 0 {
-            // Used. A slot with ticket T says that the tail has come to T - n: a hint, however
-            // stale, costs about one lap of looks.
-            let mut next = ticket.plus(1).later(seen.ticket.minus(capacity));
-            if step % 4 == 0 {
-                next = next.later(Ticket::new(endpoint.parts.control().tail.load(Relaxed)));
-            }
-            endpoint.cursor = next;
-            continue;
-        }
-        // A slot is never behind by more than a lap, and was used in the last one.
-        if ahead != -(capacity as i64) || seen.state == State::Empty {
-            return Claim::Corrupt;
-        }
-        // The last lap's message is still there: full, unless only stalled receivers, or orphans,
-        // are in the way.
-        let aside = match seen.state {
-            State::Reading => endpoint
-                .is_impatient(bits)
-                .then_some(seen.turned(State::HeldReading, ticket)),
-            State::Orphan => Some(Word::orphan_ahead(ticket)),
-            _ => None,
-        };
-        let Some(stepped) = aside.filter(|_| has_room_behind(endpoint, ticket)) else {
-            store_hint(endpoint);
-            return Claim::Full;
-        };
-        // Step 10.
-        if word
-            .compare_exchange(bits, stepped.bits(), AcqRel, Relaxed)
-            .is_ok()
-        {
-            endpoint.count_quarantine();
-            endpoint.cursor = ticket.plus(1);
-        }
-    }
-    Claim::Full
-}
-
-/// Whether a slot is free behind a run of stalled receivers and orphans.
-fn has_room_behind<T: Message, M: Memory, P: Peers>(
-    endpoint: &Endpoint<T, M, P>,
-    ticket: Ticket,
-) -> bool {
-    for offset in 1..endpoint.parts.capacity {
-        let at = ticket.plus(offset);
-        let seen = Word::from_bits(endpoint.parts.slot(at).word.load(Relaxed));
-        if seen.ticket.ahead_of(at) >= 0 {
-            return true;
-        }
-        if !matches!(seen.state, State::Reading | State::Orphan) {
-            return false;
-        }
-    }
-    false
 }
 
 impl<T: Message, M: Memory, P: Peers> fmt::Debug for Sender<T, M, P> {

@@ -210,6 +210,7 @@ impl<T: Message> Parts<T> {
             // Somebody may be waiting for what has become free, or ready.
             self.control().senders.ring_all();
             self.control().receivers.ring_all();
+            self.control().rare.joiners.ring_all();
         }
         recovered
     }
@@ -255,6 +256,6 @@ impl<T: Message> Parts<T> {
     /// Receivers that have nothing to do look for orphans after this.
     pub(super) fn announce_orphans(&self) {
         // Release pairs with the Acquire load in `Receiver::find_orphan`.
-        self.control().orphaned.fetch_add(1, Release);
+        self.control().rare.orphaned.fetch_add(1, Release);
     }
 }
