@@ -19,6 +19,8 @@ mod control;
 mod endpoint;
 mod error;
 pub mod mpmc;
+#[cfg(feature = "serde")]
+pub mod queue;
 pub mod spsc;
 #[cfg(feature = "serde")]
 mod travel;

@@ -122,6 +122,7 @@ pub struct Config {
     orphans: Orphans,
     limit: u64,
     is_joinable: bool,
+    is_kept: bool,
     first: u64,
 }
 
@@ -134,6 +135,7 @@ impl Config {
             orphans: Orphans::Redeliver,
             limit: 0,
             is_joinable: false,
+            is_kept: false,
             first: 0,
         }
     }
@@ -169,12 +171,35 @@ impl Config {
         self
     }
 
+    /// Whether nobody is disconnected because all others have left: somebody may come again. Closing the
+    /// ring still disconnects.
+    #[must_use]
+    pub const fn kept(mut self) -> Self {
+        self.is_kept = true;
+        self
+    }
+
     /// The first ticket: for tests of the wrap.
     #[doc(hidden)]
     #[must_use]
     pub const fn starting_at(mut self, ticket: u64) -> Self {
         self.first = ticket;
         self
+    }
+
+    /// Endpoints.
+    #[cfg(feature = "serde")]
+    pub(crate) const fn seats(&self) -> u32 {
+        self.endpoints
+    }
+
+    /// Most messages that nobody has taken.
+    #[cfg(feature = "serde")]
+    pub(crate) const fn most(&self) -> u64 {
+        match self.limit {
+            0 => self.capacity,
+            limit => limit,
+        }
     }
 
     /// With the capacity that the ring will have: a power of two above the number of endpoints.

@@ -258,6 +258,23 @@ impl<M: Memory, P: Peers> Arena<M, P> {
         }
     }
 
+    /// Makes the block at `offset` this participant's, whose ever it was. `None` if there is none, or somebody
+    /// else adopts it at the same moment.
+    ///
+    /// # Safety
+    ///
+    /// Its holder must have passed it on, to this participant alone: a message with its offset, say. Nobody
+    /// uses another [`Block`] of it from now on.
+    pub unsafe fn adopt(&self, offset: u64) -> Option<Block> {
+        let block = self.find(offset)?;
+        let me = self.peers.me();
+        let holder = self.unit_word(block.unit)?;
+        if me.is_anonymous() || words::holder(holder).is_none() {
+            return None;
+        }
+        self.claim(block.unit, holder, me.bits()).then_some(block)
+    }
+
     /// The first byte of a block.
     #[inline]
     pub fn data(&self, block: &Block) -> NonNull<u8> {

@@ -7,6 +7,7 @@ use multiprocess_core::park::{Parked, Patience};
 use multiprocess_core::{Deadline, Errno, Memory, Peers};
 
 use super::endpoint::Endpoint;
+use super::layout::Slot;
 use super::words::{Role, State, Ticket, Word};
 use crate::spsc::Message;
 
@@ -38,18 +39,26 @@ impl fmt::Display for WaitDoneError {
 impl core::error::Error for WaitDoneError {}
 
 impl<T: Message, M: Memory, P: Peers> Endpoint<T, M, P> {
-    /// Messages that are there, or in the hands of a receiver. Walks the ring.
+    /// Slots with a message that was sent and not released. Walks the ring.
+    fn unreleased(&self) -> impl Iterator<Item = &Slot<T>> {
+        let slots = (0..self.parts.capacity).map(|index| self.parts.slot(Ticket::new(index)));
+        slots.filter(|slot| {
+            // Acquire: what was done with a message comes before its release.
+            let word = Word::from_bits(slot.word.load(Acquire));
+            matches!(
+                word.state,
+                State::Ready | State::Reading | State::HeldReading | State::Orphan
+            )
+        })
+    }
+
     pub(super) fn unfinished(&self) -> u64 {
-        (0..self.parts.capacity)
-            .filter(|&index| {
-                // Acquire: what was done with a message comes before its release.
-                let bits = self.parts.slot(Ticket::new(index)).word.load(Acquire);
-                matches!(
-                    Word::from_bits(bits).state,
-                    State::Ready | State::Reading | State::HeldReading | State::Orphan
-                )
-            })
-            .count() as u64
+        self.unreleased().count() as u64
+    }
+
+    #[cfg(feature = "serde")]
+    pub(super) fn has_message(&self, is_it: impl Fn(&T) -> bool) -> bool {
+        self.unreleased().any(|slot| is_it(&slot.message.load()))
     }
 
     pub(super) fn wait_until_done(&self, deadline: Deadline) -> Result<(), WaitDoneError> {

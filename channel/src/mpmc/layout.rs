@@ -21,6 +21,7 @@ use crate::spsc::Message;
 const KIND: u32 = 3;
 const DROP_ORPHANS: u32 = 1;
 const JOINABLE: u32 = 2;
+const KEPT: u32 = 4;
 
 /// Fields beside the common header that never change after init.
 #[repr(C)]
@@ -125,6 +126,7 @@ pub(super) struct Parts<T> {
     /// As [`Config::limit`].
     pub(super) limit: u64,
     pub(super) is_joinable: bool,
+    pub(super) is_kept: bool,
     message: PhantomData<T>,
 }
 
@@ -160,6 +162,7 @@ impl<T: Message> Parts<T> {
             orphans: config.orphans,
             limit: config.limit,
             is_joinable: config.is_joinable,
+            is_kept: config.is_kept,
             message: PhantomData,
         })
     }
@@ -235,7 +238,8 @@ unsafe impl<T: Message> Place for Ring<T> {
             Orphans::Redeliver => 0,
             Orphans::Drop => DROP_ORPHANS,
         };
-        let flags = drops | if config.is_joinable { JOINABLE } else { 0 };
+        let flag = |is_set, flag| if is_set { flag } else { 0 };
+        let flags = drops | flag(config.is_joinable, JOINABLE) | flag(config.is_kept, KEPT);
         let first = Ticket::new(config.first);
         let control = Control {
             fixed: CachePadded::new(Fixed {
@@ -333,6 +337,7 @@ unsafe impl<T: Message> Place for Ring<T> {
             orphans,
             limit,
             is_joinable: flags & JOINABLE != 0,
+            is_kept: flags & KEPT != 0,
             first: 0,
         };
         Parts::<T>::of(region, &config)?;

@@ -367,14 +367,46 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
     /// Whether something can still come.
     #[inline]
     fn nothing(&mut self) -> Nothing {
-        let control = self.endpoint.parts.control();
-        let over = control.receivers.is_closed() || self.endpoint.parts.is_deserted(Role::Sender);
+        let parts = &self.endpoint.parts;
+        let over = parts.control().receivers.is_closed()
+            || !parts.is_kept && parts.is_deserted(Role::Sender);
         match over {
             false => Nothing::Yet,
             // What was sent before that is seen now.
             true if self.endpoint.len() > 0 => Nothing::LookAgain,
             true => Nothing::Ever,
         }
+    }
+
+    /// [`take_timeout`](Self::take_timeout) without a guard: the message's ticket, for the functions below.
+    #[cfg(feature = "serde")]
+    pub(crate) fn take_raw(&mut self, timeout: Timeout) -> Result<u64, RecvError> {
+        let taken = self.take_timeout(timeout)?;
+        let ticket = taken.ticket.bits();
+        core::mem::forget(taken);
+        Ok(ticket)
+    }
+
+    #[cfg(feature = "serde")]
+    pub(crate) fn read_raw(&self, ticket: u64) -> T {
+        self.read(Ticket::new(ticket))
+    }
+
+    /// Not in a forked child: the message is its parent's.
+    #[cfg(feature = "serde")]
+    pub(crate) fn release_raw(&mut self, ticket: u64) -> bool {
+        self.endpoint.is_ours() && self.give_back(Ticket::new(ticket))
+    }
+
+    #[cfg(feature = "serde")]
+    pub(crate) fn give_up_raw(&mut self, ticket: u64) -> bool {
+        self.endpoint.is_ours() && self.give_up(Ticket::new(ticket))
+    }
+
+    /// Senders that wait for something else than a slot are to look.
+    #[cfg(feature = "serde")]
+    pub(crate) fn ring_senders(&self) {
+        self.endpoint.parts.control().senders.ring_all();
     }
 
     /// Another receiver for the same ring.
@@ -414,7 +446,7 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
         let control = self.endpoint.parts.control();
         !self.endpoint.is_open
             || control.receivers.is_closed()
-            || self.endpoint.parts.is_deserted(Role::Sender)
+            || !self.endpoint.parts.is_kept && self.endpoint.parts.is_deserted(Role::Sender)
     }
 
     /// What becomes of messages that dead receivers had in hand.

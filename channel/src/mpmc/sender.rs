@@ -151,6 +151,32 @@ impl<T: Message, M: Memory, P: Peers> Sender<T, M, P> {
         super::close_ring(&self.endpoint.parts);
     }
 
+    /// Waits until `look` finds something, which who rings the senders' bell brings about.
+    #[cfg(feature = "serde")]
+    pub(crate) fn wait_until<R>(
+        &mut self,
+        timeout: Timeout,
+        look: impl Fn() -> Option<R>,
+    ) -> Result<R, SendError<()>> {
+        let look = |_: &mut Self| match look() {
+            Some(found) => Look::Done(found),
+            None => Look::NotYet,
+        };
+        let deadline = Deadline::after(timeout);
+        match wait(self, |sender| &mut sender.endpoint, deadline, look) {
+            Ok(found) => Ok(found),
+            Err(GaveUp::Timeout) => Err(SendError::Timeout(())),
+            Err(GaveUp::System(errno)) => Err(SendError::System((), errno)),
+            Err(GaveUp::Other(())) => Err(SendError::Disconnected(())),
+        }
+    }
+
+    /// Whether a message that was sent and not released is one of those.
+    #[cfg(feature = "serde")]
+    pub(crate) fn has_message(&self, is_it: impl Fn(&T) -> bool) -> bool {
+        self.endpoint.has_message(is_it)
+    }
+
     /// Waits until no message is in the ring, nor in the hands of a receiver, for at most `timeout`. The
     /// ring must be [joinable](super::Config::joinable).
     ///
@@ -223,7 +249,7 @@ fn blocking<T>(error: TrySendError<T>) -> SendError<T> {
 
 fn is_disconnected<T: Message, M: Memory, P: Peers>(endpoint: &Endpoint<T, M, P>) -> bool {
     let receivers = &endpoint.parts.control().receivers;
-    receivers.is_closed() || endpoint.parts.is_deserted(Role::Receiver)
+    receivers.is_closed() || !endpoint.parts.is_kept && endpoint.parts.is_deserted(Role::Receiver)
 }
 
 /// Steps 1 to 4, once or as often as we are stepped over.

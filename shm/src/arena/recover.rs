@@ -22,6 +22,13 @@ impl<M: Memory, P: Peers> Arena<M, P> {
     /// by any number of processes at once. Whoever holds a block as a [participant](Peers) that has
     /// only left, and whose process lives, keeps it.
     pub fn recover(&self) -> Recovered {
+        self.recover_unless(|_| false)
+    }
+
+    /// As [`recover`](Self::recover), but for the blocks at offsets of which `is_passed_on` says that their
+    /// holder had passed them on before it died: those wait to be [adopted](Self::adopt). It is asked after
+    /// the holder was seen, and what it says must stay true until the block is adopted.
+    pub fn recover_unless(&self, is_passed_on: impl Fn(u64) -> bool) -> Recovered {
         let mut recovered = Recovered::default();
         let me = self.peers.me();
         if me.is_anonymous() {
@@ -39,7 +46,7 @@ impl<M: Memory, P: Peers> Arena<M, P> {
             if by != last.0 {
                 last = (by, by != me && self.is_dead(by));
             }
-            if last.1 {
+            if last.1 && !is_passed_on(u64::from(unit) * UNIT as u64) {
                 let units = self.recover_unit(unit, by, me);
                 recovered.blocks += u64::from(units > 0);
                 recovered.bytes += u64::from(units) * UNIT as u64;

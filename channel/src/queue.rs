@@ -1,0 +1,328 @@
+//! Queues of values between processes: anything that serde can serialise, from anybody to anybody.
+//!
+//! | type | Python | for |
+//! |---|---|---|
+//! | [`Queue`] | `multiprocessing.Queue` | values, with a limit |
+//! | [`JoinableQueue`] | `JoinableQueue` | jobs: one that its worker did not finish goes to another |
+//! | [`SimpleQueue`] | `SimpleQueue` | put and get |
+//!
+//! A value is serialised (postcard) by who puts it, and lies in a slot of an [`mpmc`](crate::mpmc) ring, or, if
+//! it is larger than 120 bytes, in a block of an arena beside it. There is no thread behind it: when `put`
+//! has returned, everybody can get the value, and a value that cannot be serialised is the putter's
+//! error. A process that is killed, at either end, harms nobody. One small system object (a memfd)
+//! stands behind each queue; the kernel frees it with its last user.
+//!
+//! Descriptors and handles do not travel in values: they are refused as not serialisable.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use multiprocess_core::Timeout;
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::mpmc::{Config, Statistics};
+
+mod error;
+mod home;
+mod joinable;
+mod shared;
+mod simple;
+mod travel;
+
+pub use error::{GetError, PutError, PutFailure, QueueError};
+pub use joinable::{Job, JoinableQueue};
+pub use simple::SimpleQueue;
+
+use home::{Home, Shape};
+use shared::{Serialised, Shared};
+
+/// A message: length and flags, and the value's bytes, or where they are.
+type Envelope = [u64; 16];
+
+/// Bytes of a value that needs no block.
+const INLINE: usize = 120;
+
+/// How large a queue is.
+///
+/// # Examples
+///
+/// ```
+/// use multiprocess_channel::queue::{Queue, QueueConfig};
+///
+/// let config = QueueConfig::new(16).endpoints(8).large(64 << 20);
+/// let queue: Queue<Vec<u8>> = Queue::with(&config)?;
+/// queue.put(vec![7; 1 << 20])?;
+/// assert_eq!(queue.get()?.len(), 1 << 20);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueConfig {
+    maxsize: u64,
+    endpoints: u32,
+    large: u64,
+}
+
+impl QueueConfig {
+    /// At most `maxsize` values that nobody has got; for 64 endpoints, with 1 MiB for large values.
+    pub const fn new(maxsize: u64) -> Self {
+        Self {
+            maxsize,
+            endpoints: 64,
+            large: 1 << 20,
+        }
+    }
+
+    /// For at most so many endpoints at a time, 1 to 8192: each thread that is inside `put` has one, each
+    /// that is inside `get` another one, and each [`Job`] in hand. A process keeps those it has had.
+    #[must_use]
+    pub const fn endpoints(mut self, endpoints: u32) -> Self {
+        self.endpoints = endpoints;
+        self
+    }
+
+    /// Bytes for values that are larger than 120 bytes, all together, while they wait. Reserved at once.
+    #[must_use]
+    pub const fn large(mut self, bytes: u64) -> Self {
+        self.large = bytes;
+        self
+    }
+
+    fn shape(&self) -> Shape {
+        Shape {
+            ring: Config::new(self.maxsize)
+                .limit(self.maxsize)
+                .endpoints(self.endpoints)
+                .kept(),
+            arena: self.large,
+        }
+    }
+}
+
+/// A queue of values that any number of processes put into and get from.
+///
+/// Clones, and copies that were sent to other processes, are the same queue. By reference from any number
+/// of threads. First in, first out, per putter. Not for one-way streams of plain data between two: that is
+/// [`spsc`](crate::spsc), twenty times faster.
+///
+/// # Examples
+///
+/// ```
+/// use multiprocess_channel::queue::{GetError, Queue};
+///
+/// let queue = Queue::<(String, u32)>::bounded(100)?;
+/// queue.put(("one".into(), 1))?;
+/// assert_eq!(queue.get()?, ("one".into(), 1));
+/// assert!(matches!(queue.try_get(), Err(GetError::Empty)));
+/// queue.close();
+/// assert!(matches!(queue.get(), Err(GetError::Closed)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Crash safety
+///
+/// Of a putter that is killed at most the last value is in doubt; what a getter had taken out is gone with
+/// it (a [`JoinableQueue`] gives it to another one). Killed or stopped, neither blocks anybody. What the
+/// dead had of the memory for large values comes back when it is needed. Trust: *guarded*; a hostile peer
+/// can put any value, which is an error where it is not one of `T`'s.
+///
+/// # Fork
+///
+/// A child has places of its own from its first use on. One that was forked while another thread was inside
+/// `put` or `get` may find the queue's list of places locked for ever: fork from a process with one
+/// thread.
+pub struct Queue<T> {
+    shared: Arc<Shared>,
+    value: PhantomData<fn(T) -> T>,
+}
+
+impl<T> Queue<T> {
+    /// A queue for at most `maxsize` values at a time.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError`]; a `maxsize` of 0, or above 2^40, is a
+    /// [`Capacity`](multiprocess_core::CreateError::Capacity) error.
+    pub fn bounded(maxsize: u64) -> Result<Self, QueueError> {
+        Self::with(&QueueConfig::new(maxsize))
+    }
+
+    /// With another [`QueueConfig`].
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError`].
+    pub fn with(config: &QueueConfig) -> Result<Self, QueueError> {
+        Self::of_shape(config.shape())
+    }
+
+    fn of_shape(shape: Shape) -> Result<Self, QueueError> {
+        Self::over(Home::create(&shape)?, shape)
+    }
+
+    fn over(home: Home, shape: Shape) -> Result<Self, QueueError> {
+        Ok(Self {
+            shared: Arc::new(Shared::new(home, shape)?),
+            value: PhantomData,
+        })
+    }
+
+    /// Attaches to the queue behind a descriptor that came from [`as_fd`](AsFd::as_fd). That its values
+    /// are `T`s is not checked before one comes.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError`].
+    pub fn attach(file: OwnedFd) -> Result<Self, QueueError> {
+        let (home, shape) = Home::attach(file)?;
+        Self::over(home, shape)
+    }
+
+    /// Values that nobody has got, at the moment of asking. Walks the ring.
+    pub fn len(&self) -> u64 {
+        let asked = self.shared.with_sender(|sender| sender.len());
+        asked.unwrap_or(0)
+    }
+
+    /// Whether nothing is there, at the moment of asking.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether it has as many values as it may, at the moment of asking.
+    pub fn is_full(&self) -> bool {
+        self.len() >= self.maxsize()
+    }
+
+    /// The most values that it may have.
+    pub fn maxsize(&self) -> u64 {
+        self.shared.shape.ring.most()
+    }
+
+    /// Nothing more is put, by anybody; who gets is told once nothing is left.
+    pub fn close(&self) {
+        let _ = self.shared.with_sender(|sender| sender.close_ring());
+    }
+
+    /// Whether somebody has closed it.
+    pub fn is_closed(&self) -> bool {
+        let asked = self.shared.with_sender(|sender| sender.is_disconnected());
+        asked.unwrap_or(false)
+    }
+
+    /// Takes back what dead processes had. Who waits, or finds no room, does this by itself.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError::Join`] if this process finds no place at the queue.
+    pub fn recover(&self) -> Result<(), QueueError> {
+        self.shared.recover()
+    }
+
+    /// What has gone through it.
+    pub fn statistics(&self) -> Statistics {
+        let asked = self.shared.with_sender(|sender| sender.statistics());
+        asked.unwrap_or_default()
+    }
+}
+
+impl<T: Serialize> Queue<T> {
+    /// Puts `value`, waiting for room as long as it takes.
+    ///
+    /// # Errors
+    ///
+    /// [`PutError`], with the value.
+    pub fn put(&self, value: T) -> Result<(), PutError<T>> {
+        self.put_timeout(value, Timeout::Never)
+    }
+
+    /// Puts `value` if there is room. Python's `put_nowait`.
+    ///
+    /// # Errors
+    ///
+    /// [`PutError`], with the value.
+    pub fn try_put(&self, value: T) -> Result<(), PutError<T>> {
+        self.put_timeout(value, std::time::Duration::ZERO)
+    }
+
+    /// Puts `value`, waiting for room for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`PutError`], with the value.
+    pub fn put_timeout(&self, value: T, timeout: impl Into<Timeout>) -> Result<(), PutError<T>> {
+        let put = Serialised::of(&value).and_then(|bytes| self.shared.send(bytes, timeout.into()));
+        put.map_err(|reason| PutError { value, reason })
+    }
+}
+
+impl<T: DeserializeOwned> Queue<T> {
+    /// Gets a value, waiting for one as long as it takes.
+    ///
+    /// # Errors
+    ///
+    /// [`GetError`].
+    pub fn get(&self) -> Result<T, GetError> {
+        self.get_timeout(Timeout::Never)
+    }
+
+    /// Gets a value if one is there. Python's `get_nowait`.
+    ///
+    /// # Errors
+    ///
+    /// [`GetError`].
+    pub fn try_get(&self) -> Result<T, GetError> {
+        self.get_timeout(std::time::Duration::ZERO)
+    }
+
+    /// Gets a value, waiting for one for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`GetError`].
+    pub fn get_timeout(&self, timeout: impl Into<Timeout>) -> Result<T, GetError> {
+        let no_place = |error| GetError::Queue(QueueError::from(error));
+        let mut receiver = self.shared.receiver().map_err(no_place)?;
+        let taken = self.shared.take(&mut receiver, timeout.into(), decode);
+        let got = taken.and_then(|(hand, decoded)| {
+            self.shared.release(&mut receiver, hand);
+            decoded?
+        });
+        self.shared.keep(receiver);
+        got
+    }
+
+    /// Values as they come, until the queue is closed; another error ends it, too.
+    pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
+        std::iter::from_fn(|| self.get().ok())
+    }
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, GetError> {
+    postcard::from_bytes(bytes).map_err(|error| GetError::Undecodable(error.to_string()))
+}
+
+impl<T> Clone for Queue<T> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            value: PhantomData,
+        }
+    }
+}
+
+impl<T> AsFd for Queue<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.shared.home.as_fd()
+    }
+}
+
+impl<T> fmt::Debug for Queue<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue")
+            .field("maxsize", &self.maxsize())
+            .field("len", &self.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,150 @@
+//! One error for making a queue, one for each direction; what was not put comes back.
+
+use std::fmt;
+
+use multiprocess_core::{AttachError, CreateError, Errno};
+use multiprocess_shm::ParticipantError;
+
+use crate::mpmc::{AttachRingError, JoinError};
+
+/// Why there is no queue, or no place at it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum QueueError {
+    /// The memory was not made.
+    Create(CreateError),
+    /// The descriptor is not a queue's.
+    Attach(AttachError),
+    /// This process did not become a participant.
+    Participant(ParticipantError),
+    /// All endpoints that it was made for are in use.
+    Join(JoinError),
+}
+
+impl fmt::Display for QueueError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create(error) => error.fmt(f),
+            Self::Attach(error) => error.fmt(f),
+            Self::Participant(error) => error.fmt(f),
+            Self::Join(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for QueueError {}
+
+impl From<CreateError> for QueueError {
+    fn from(error: CreateError) -> Self {
+        Self::Create(error)
+    }
+}
+
+impl From<AttachError> for QueueError {
+    fn from(error: AttachError) -> Self {
+        Self::Attach(error)
+    }
+}
+
+impl From<ParticipantError> for QueueError {
+    fn from(error: ParticipantError) -> Self {
+        Self::Participant(error)
+    }
+}
+
+impl From<AttachRingError> for QueueError {
+    fn from(error: AttachRingError) -> Self {
+        match error {
+            AttachRingError::Attach(error) => Self::Attach(error),
+            AttachRingError::Join(error) => Self::Join(error),
+        }
+    }
+}
+
+/// Why a value was not put; here it is.
+#[derive(Debug)]
+pub struct PutError<T> {
+    /// What was not put.
+    pub value: T,
+    /// Why.
+    pub reason: PutFailure,
+}
+
+/// Why a value was not put.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum PutFailure {
+    /// There was no room, and no time to wait for it.
+    Full,
+    /// The queue is closed.
+    Closed,
+    /// The value refuses to be serialised; what [`transfer::take_refusal`](
+    /// multiprocess_shm::transfer::take_refusal) says of a handle in it, if that is why.
+    NotSerialisable(String),
+    /// Serialised, it is larger than all the memory the queue has for large values.
+    TooLarge {
+        /// Bytes of the value.
+        bytes: usize,
+    },
+    /// No place at the queue: all endpoints are in use.
+    Queue(QueueError),
+    /// A peer has written over the queue.
+    Corrupt,
+    /// The kernel refused to let us sleep.
+    System(Errno),
+}
+
+impl fmt::Display for PutFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full => f.write_str("the queue is full"),
+            Self::Closed => f.write_str("the queue is closed"),
+            Self::NotSerialisable(why) => write!(f, "the value cannot be serialised: {why}"),
+            Self::TooLarge { bytes } => write!(f, "a value of {bytes} bytes is too large"),
+            Self::Queue(error) => error.fmt(f),
+            Self::Corrupt => f.write_str("the queue is corrupt"),
+            Self::System(errno) => write!(f, "waiting for room: {errno}"),
+        }
+    }
+}
+
+impl<T> fmt::Display for PutError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.reason.fmt(f)
+    }
+}
+
+impl<T: fmt::Debug> std::error::Error for PutError<T> {}
+
+/// Why no value was got.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum GetError {
+    /// Nothing was there, and no time to wait for it.
+    Empty,
+    /// Nothing is there, and the queue is closed.
+    Closed,
+    /// A value came that is not one of this type: whoever put it has another program. It is gone.
+    Undecodable(String),
+    /// No place at the queue: all endpoints are in use.
+    Queue(QueueError),
+    /// A peer has written over the queue.
+    Corrupt,
+    /// The kernel refused to let us sleep.
+    System(Errno),
+}
+
+impl fmt::Display for GetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("the queue is empty"),
+            Self::Closed => f.write_str("the queue is closed"),
+            Self::Undecodable(why) => write!(f, "not a value of this type: {why}"),
+            Self::Queue(error) => error.fmt(f),
+            Self::Corrupt => f.write_str("the queue is corrupt"),
+            Self::System(errno) => write!(f, "waiting for a value: {errno}"),
+        }
+    }
+}
+
+impl std::error::Error for GetError {}

@@ -1,0 +1,255 @@
+//! What the handles of one process share: its places at the ring, and the arena.
+//!
+//! # Large values
+//!
+//! A value that does not fit a slot lies in a block of the arena, and the slot says where. The block is the
+//! sender's until who takes the message *adopts* it. *put*: (1) allocate; (2) write; (3) send. *get*: (4)
+//! take; (5) adopt; (6) read; (7) release; (8) free. *recover*: (9) a block of the dead that no message
+//! names is freed; one that a message names waits for step 5, whoever's it is.
+//!
+//! | killed right after step | left behind | recovery |
+//! |---|---|---|
+//! | 1, 2 | a block that no message names | freed |
+//! | 3, 4 | a message, or an orphan, that names it | adopted by who takes that |
+//! | 5, 6 | an orphan that names it | the same |
+//! | 7 | a block that no message names | freed |
+//!
+//! Released before it is freed: the other way round an orphan could name a block that is another's.
+
+use std::alloc::Layout;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use multiprocess_core::{Timeout, copy};
+use multiprocess_shm::{AllocError, Block};
+
+use super::error::{GetError, PutFailure, QueueError};
+use super::home::{Home, QueueArena, Shape};
+use super::{Envelope, INLINE};
+use crate::mpmc::{AttachRingError, Receiver, Sender};
+use crate::{RecvError, SendError};
+
+pub(super) type Tx = Sender<Envelope, Home, Home>;
+pub(super) type Rx = Receiver<Envelope, Home, Home>;
+
+/// In an envelope's first word, above the length: the second word says where the value lies.
+const SPILLED: u64 = 1 << 63;
+
+pub(super) struct Shared {
+    pub(super) home: Home,
+    arena: QueueArena,
+    pub(super) shape: Shape,
+    senders: Mutex<Vec<Tx>>,
+    receivers: Mutex<Vec<Rx>>,
+}
+
+fn locked<E>(places: &Mutex<Vec<E>>) -> MutexGuard<'_, Vec<E>> {
+    places.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A message in hand: its ticket, and the block of a large value.
+pub(super) struct InHand {
+    ticket: u64,
+    block: Option<Block>,
+}
+
+impl Shared {
+    pub(super) fn new(home: Home, shape: Shape) -> Result<Self, QueueError> {
+        Ok(Self {
+            arena: home.arena()?,
+            home,
+            shape,
+            senders: Mutex::new(Vec::new()),
+            receivers: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// A sender that no other thread uses.
+    pub(super) fn with_sender<R>(
+        &self,
+        use_it: impl FnOnce(&mut Tx) -> R,
+    ) -> Result<R, AttachRingError> {
+        let kept = locked(&self.senders).pop();
+        let mut sender = match kept {
+            Some(sender) => sender,
+            None => Sender::attach(self.home.clone(), self.home.clone())?,
+        };
+        let result = use_it(&mut sender);
+        locked(&self.senders).push(sender);
+        Ok(result)
+    }
+
+    pub(super) fn receiver(&self) -> Result<Rx, AttachRingError> {
+        match locked(&self.receivers).pop() {
+            Some(receiver) => Ok(receiver),
+            None => Receiver::attach(self.home.clone(), self.home.clone()),
+        }
+    }
+
+    pub(super) fn keep(&self, receiver: Rx) {
+        locked(&self.receivers).push(receiver);
+    }
+
+    /// Sends the bytes of a value that fits an envelope, or does not.
+    pub(super) fn send(&self, value: Serialised, timeout: Timeout) -> Result<(), PutFailure> {
+        let sent = self.with_sender(|sender| match value {
+            Serialised::Small(envelope) => deliver(sender, envelope, timeout),
+            Serialised::Large(bytes) => self.send_large(sender, &bytes, timeout),
+        });
+        sent.map_err(|error| PutFailure::Queue(error.into()))?
+    }
+
+    fn send_large(
+        &self,
+        sender: &mut Tx,
+        bytes: &[u8],
+        timeout: Timeout,
+    ) -> Result<(), PutFailure> {
+        let too_large = PutFailure::TooLarge { bytes: bytes.len() };
+        let Ok(layout) = Layout::from_size_align(bytes.len(), 1) else {
+            return Err(too_large);
+        };
+        if bytes.len() as u64 > self.arena.config().bytes() {
+            return Err(too_large);
+        }
+        let block = match self.arena.allocate(layout) {
+            Ok(block) => block,
+            Err(AllocError::NoSpace { .. }) => {
+                self.recover_blocks(sender);
+                let again = || self.arena.allocate(layout).ok();
+                sender.wait_until(timeout, again).map_err(failure)?
+            }
+            Err(_) => return Err(PutFailure::Corrupt),
+        };
+        // SAFETY: the block is ours, and as large as asked for; peers read it by atomics of the same
+        // unit, or not before they have the message.
+        unsafe { copy::store_slice(self.arena.data(&block).as_ptr(), bytes) };
+        let mut envelope = Envelope::default();
+        envelope[0] = SPILLED | bytes.len() as u64;
+        envelope[1] = block.offset();
+        let sent = deliver(sender, envelope, timeout);
+        if sent.is_err() {
+            let _ = self.arena.free(block);
+        }
+        // Otherwise it is whose the message is.
+        sent
+    }
+
+    /// Step 9. The ring must be recovered before.
+    fn recover_blocks(&self, sender: &Tx) {
+        sender.recover();
+        self.arena.recover_unless(|offset| {
+            sender.has_message(|message| message[0] & SPILLED != 0 && message[1] == offset)
+        });
+    }
+
+    /// Takes back all that the dead had.
+    pub(super) fn recover(&self) -> Result<(), QueueError> {
+        Ok(self.with_sender(|sender| self.recover_blocks(sender))?)
+    }
+
+    /// Takes a message and gives its bytes to `decode`. It stays in hand, also if `decode` fails.
+    pub(super) fn take<R>(
+        &self,
+        receiver: &mut Rx,
+        timeout: Timeout,
+        decode: impl FnOnce(&[u8]) -> R,
+    ) -> Result<(InHand, Result<R, GetError>), GetError> {
+        let ticket = receiver.take_raw(timeout).map_err(|error| match error {
+            RecvError::Timeout => GetError::Empty,
+            RecvError::Disconnected => GetError::Closed,
+            RecvError::Corrupt => GetError::Corrupt,
+            RecvError::System(errno) => GetError::System(errno),
+        })?;
+        let envelope = receiver.read_raw(ticket);
+        let mut hand = InHand {
+            ticket,
+            block: None,
+        };
+        let len = (envelope[0] & !SPILLED) as usize;
+        if envelope[0] & SPILLED == 0 {
+            let bytes: &[u8] = bytemuck::cast_slice(&envelope[1..]);
+            let decoded = bytes.get(..len).map(decode).ok_or(GetError::Corrupt);
+            return Ok((hand, decoded));
+        }
+        // SAFETY: the message names it, and is in our hands alone: its holder, alive or dead, has passed
+        // it on. (A peer that lies about it gets us another's bytes, and that one loses them.)
+        hand.block = unsafe { self.arena.adopt(envelope[1]) };
+        let decoded = match &hand.block {
+            Some(block) if len <= block.size() => {
+                // Copied out: a peer may write there at any time.
+                let mut bytes = vec![0_u8; len];
+                // SAFETY: inside the block, as just checked.
+                unsafe { copy::load_slice(self.arena.data(block).as_ptr(), &mut bytes) };
+                Ok(decode(&bytes))
+            }
+            _ => Err(GetError::Corrupt),
+        };
+        Ok((hand, decoded))
+    }
+
+    /// Steps 7 and 8.
+    pub(super) fn release(&self, receiver: &mut Rx, hand: InHand) {
+        let released = receiver.release_raw(hand.ticket);
+        if let Some(block) = hand.block
+            && released
+        {
+            let _ = self.arena.free(block);
+            receiver.ring_senders();
+        }
+    }
+
+    /// The message goes to another receiver, and its block with it.
+    pub(super) fn give_up(receiver: &mut Rx, hand: &InHand) {
+        receiver.give_up_raw(hand.ticket);
+    }
+}
+
+/// A value's bytes.
+pub(super) enum Serialised {
+    Small(Envelope),
+    Large(Vec<u8>),
+}
+
+impl Serialised {
+    pub(super) fn of<T: serde::Serialize + ?Sized>(value: &T) -> Result<Self, PutFailure> {
+        let mut envelope = Envelope::default();
+        let (head, room) = envelope.split_at_mut(1);
+        let room: &mut [u8] = bytemuck::cast_slice_mut(room);
+        debug_assert_eq!(room.len(), INLINE);
+        match postcard::to_slice(value, room) {
+            Ok(used) => {
+                head[0] = used.len() as u64;
+                Ok(Self::Small(envelope))
+            }
+            Err(postcard::Error::SerializeBufferFull) => {
+                let bytes = postcard::to_stdvec(value).map_err(not_serialisable)?;
+                Ok(Self::Large(bytes))
+            }
+            Err(error) => Err(not_serialisable(error)),
+        }
+    }
+}
+
+fn not_serialisable(error: postcard::Error) -> PutFailure {
+    let why = multiprocess_shm::transfer::take_refusal();
+    PutFailure::NotSerialisable(why.unwrap_or_else(|| error.to_string()))
+}
+
+fn deliver(sender: &mut Tx, envelope: Envelope, timeout: Timeout) -> Result<(), PutFailure> {
+    match sender.send_timeout(envelope, timeout) {
+        Ok(()) => Ok(()),
+        Err(SendError::Timeout(_)) => Err(PutFailure::Full),
+        Err(SendError::Disconnected(_)) => Err(PutFailure::Closed),
+        Err(SendError::Corrupt(_)) => Err(PutFailure::Corrupt),
+        Err(SendError::System(_, errno)) => Err(PutFailure::System(errno)),
+    }
+}
+
+fn failure(error: SendError<()>) -> PutFailure {
+    match error {
+        SendError::Timeout(()) => PutFailure::Full,
+        SendError::Disconnected(()) => PutFailure::Closed,
+        SendError::Corrupt(()) => PutFailure::Corrupt,
+        SendError::System((), errno) => PutFailure::System(errno),
+    }
+}
