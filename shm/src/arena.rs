@@ -166,7 +166,9 @@ impl<M: Memory, P: Peers> Arena<M, P> {
     /// # Errors
     ///
     /// [`AllocError::NoSpace`], after looking everywhere (but [`recover`](Self::recover) may find
-    /// some); [`AllocError::Empty`] for no bytes; [`AllocError::Alignment`] above 128;
+    /// some; and in an arena that is nearly full two that want the same place at the same moment, to
+    /// allocate there or to reclaim the slab, may both step back: nobody waits, so it may be said
+    /// beside a block that is free by then); [`AllocError::Empty`] for no bytes; [`AllocError::Alignment`] above 128;
     /// [`AllocError::NotAParticipant`].
     #[inline]
     pub fn allocate(&self, layout: Layout) -> Result<Block, AllocError> {
@@ -318,6 +320,18 @@ impl<M: Memory, P: Peers> Arena<M, P> {
     fn chunk(&self, chunk: u32) -> Option<Chunk> {
         // SeqCst: the second half of step 1, and Acquire where it matters.
         Chunk::of(self.chunk_word(chunk)?.load(SeqCst))
+    }
+
+    /// All chunks from `from` on, once around, and what their words were at a glance: to be looked at
+    /// again.
+    #[inline]
+    fn glance(&self, from: u32) -> impl Iterator<Item = (u32, u64)> + '_ {
+        let words = self.parts().chunks;
+        let from = (from as usize).checked_rem(words.len()).unwrap_or(0);
+        let (before, behind) = words.split_at_checked(from).unwrap_or((&[], words));
+        let behind = behind.iter().zip(from as u32..);
+        let all = behind.chain(before.iter().zip(0..));
+        all.map(|(word, chunk)| (chunk, word.load(Relaxed)))
     }
 
     /// One step of a chunk.

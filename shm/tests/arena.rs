@@ -53,7 +53,8 @@ fn absurd_sizes_are_refused() {
     for (size, chunk) in [
         (1, 4096),
         (1 << 20, 4096),
-        (1 << 26, 1 << 14),
+        (1 << 26, 4096),
+        (1 << 28, 1 << 14),
         (1 << 37, 1 << 20),
     ] {
         let config = ArenaConfig::new(size).unwrap();
@@ -350,6 +351,24 @@ fn a_reclaimer_that_died_before_it_looked_takes_no_living_block() {
         "a living block is in the way"
     );
     arena.free(block).unwrap();
+    assert!(arena.allocate(bytes(1 << 16)).is_ok());
+}
+
+/// The other way round: somebody looks at the slab at this moment, and lives.
+#[test]
+fn a_block_can_be_freed_while_somebody_looks_whether_its_slab_is_empty() {
+    let memory = segment(1 << 16);
+    let arena = other(&memory, 1);
+    let block = arena.allocate(bytes(64)).unwrap();
+    let chunk = (block.offset() / arena.config().chunk_bytes()) as usize;
+    // SAFETY: inside the chunks' words, which begin at 128; all access is by atomics.
+    let word: &AtomicU64 = unsafe { memory.region().base().add(128 + 8 * chunk).cast().as_ref() };
+    let slab = word.load(Relaxed);
+    let reclaimer = u64::from(ParticipantId::new(2, 1).bits());
+    word.store(5 << 60 | reclaimer, Relaxed); // Emptying, class 0
+    assert_eq!(arena.free(block), Ok(()));
+    word.store(slab, Relaxed);
+    assert_eq!(arena.statistics().blocks, 0);
     assert!(arena.allocate(bytes(1 << 16)).is_ok());
 }
 

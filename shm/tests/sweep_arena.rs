@@ -10,7 +10,7 @@ mod common;
 use std::alloc::Layout;
 use std::sync::atomic::Ordering::Relaxed;
 
-use common::{InRun, id, peers};
+use common::{Decreed, GHOST, InRun, id, peers};
 use multiprocess_core::{Place, Region};
 use multiprocess_shm::{Arena, ArenaConfig, ArenaState, Block};
 use multiprocess_testkit::watchdog::Watchdog;
@@ -68,6 +68,8 @@ enum Op {
     FreeLarge,
     /// Every chunk is a slab, and all but one are empty.
     AllocateReclaiming,
+    /// A run of a dead one.
+    RecoverLarge,
 }
 
 impl Op {
@@ -79,7 +81,7 @@ impl Op {
     }
 
     fn frees(self) -> bool {
-        matches!(self, Op::FreeSmall | Op::FreeLarge)
+        matches!(self, Op::FreeSmall | Op::FreeLarge | Op::RecoverLarge)
     }
 }
 
@@ -116,12 +118,22 @@ impl Subject for Op {
                     arena.free(block).unwrap();
                 }
             }
+            Op::RecoverLarge => {
+                let ghost = Arena::attach(region(env), Decreed(GHOST)).unwrap();
+                drop(ghost.allocate(bytes(LARGE)).unwrap()); // it stays allocated
+            }
             _ => {}
         }
     }
 
     fn arm<'a>(&'a self, env: Env<'a>) -> Operation<'a> {
         let arena = arena(&env);
+        if *self == Op::RecoverLarge {
+            return Box::new(move || {
+                arena.recover();
+                1
+            });
+        }
         if self.frees() {
             let mut block = Some(arena.allocate(bytes(self.wanted())).unwrap());
             return Box::new(move || u64::from(arena.free(block.take().unwrap()).is_ok()));
@@ -311,6 +323,12 @@ fn a_large_allocation_survives_a_kill_at_every_instruction() {
 #[test]
 fn a_large_free_survives_a_kill_at_every_instruction() {
     swept(Op::FreeLarge, true);
+}
+
+/// Two that recover one run: the one that is late must not touch its head.
+#[test]
+fn a_recovery_of_a_run_survives_a_kill_wherever_the_state_changes() {
+    swept(Op::RecoverLarge, false);
 }
 
 #[test]

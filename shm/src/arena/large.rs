@@ -1,5 +1,6 @@
 //! Blocks of whole chunks.
 
+use multiprocess_core::atomic::Ordering::Relaxed;
 use multiprocess_core::{Memory, ParticipantId, Peers};
 
 use super::words::{self, Chunk, FREE_UNIT};
@@ -18,14 +19,15 @@ impl<M: Memory, P: Peers> Arena<M, P> {
     /// The first run that is free.
     fn claim_somewhere(&self, chunks: u32, me: ParticipantId) -> Option<Block> {
         let last = self.config.chunks().checked_sub(chunks)?;
+        let words = self.parts().chunks;
         let mut head = 0;
         while head <= last {
-            // Look for a run before claiming any of it.
-            let taken = (head..head + chunks)
-                .rev()
-                .find(|c| self.chunk(*c) != Some(Chunk::Free));
-            match taken {
-                Some(taken) => head = taken + 1,
+            // Look for a run before claiming any of it, from its end: one that is taken rules out all
+            // runs that it is in.
+            let run = words.get(head as usize..(head + chunks) as usize)?;
+            let free = Chunk::Free.word();
+            match run.iter().rposition(|word| word.load(Relaxed) != free) {
+                Some(taken) => head += taken as u32 + 1,
                 None if self.claim_run(head, chunks, me) => {
                     let (unit, units) =
                         (head << self.config.shift(), chunks << self.config.shift());

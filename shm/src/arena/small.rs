@@ -34,7 +34,9 @@ impl<M: Memory, P: Peers> Arena<M, P> {
             .or_else(|| match self.reclaim(me) {
                 true => self.search_new(class, me),
                 false => None,
-            });
+            })
+            // A reclaimer that turned us away from a free block has turned back, perhaps because of us.
+            .or_else(|| self.search_neighbours(here, class, self.config.chunks(), me));
         let unit = found?;
         self.hints.set_cursor(class, unit.saturating_add(units));
         Some(self.block(unit, units))
@@ -48,12 +50,11 @@ impl<M: Memory, P: Peers> Arena<M, P> {
         limit: u32,
         me: ParticipantId,
     ) -> Option<u32> {
-        let chunks = self.config.chunks();
-        (0..chunks)
-            .map(|distance| (here.wrapping_add(1).wrapping_add(distance)) % chunks)
-            .filter(|chunk| self.chunk(*chunk) == Some(Chunk::Slab(class)))
+        let slab = Chunk::Slab(class).word();
+        self.glance(here.saturating_add(1))
+            .filter(|(_, word)| *word == slab)
             .take(limit as usize)
-            .find_map(|chunk| self.search(chunk, chunk << self.config.shift(), class, me))
+            .find_map(|(chunk, _)| self.search(chunk, chunk << self.config.shift(), class, me))
     }
 
     /// In the slab `chunk`, from the unit `from` on.
@@ -100,22 +101,14 @@ impl<M: Memory, P: Peers> Arena<M, P> {
 
     /// Steps 2 and 3, and a block of the new slab.
     fn search_new(&self, class: u32, me: ParticipantId) -> Option<u32> {
-        let chunks = self.config.chunks();
-        let from = self.hints.chunk();
-        for distance in 0..chunks {
-            let chunk = (from.wrapping_add(distance)) % chunks;
-            if self.chunk(chunk) != Some(Chunk::Free)
-                || !self.turn(chunk, Chunk::Free, Chunk::Claimed(me))
-            {
-                continue;
-            }
-            self.hints.set_chunk(chunk + 1);
-            self.turn(chunk, Chunk::Claimed(me), Chunk::Slab(class));
-            if let Some(unit) = self.search(chunk, chunk << self.config.shift(), class, me) {
-                return Some(unit);
-            }
-        }
-        None
+        self.glance(self.hints.chunk())
+            .filter(|(_, word)| *word == Chunk::Free.word())
+            .filter(|(chunk, _)| self.turn(*chunk, Chunk::Free, Chunk::Claimed(me)))
+            .find_map(|(chunk, _)| {
+                self.hints.set_chunk(chunk + 1);
+                self.turn(chunk, Chunk::Claimed(me), Chunk::Slab(class));
+                self.search(chunk, chunk << self.config.shift(), class, me)
+            })
     }
 
     /// Steps 13 to 15, for every slab: the empty ones are Free again. Whether there was one.

@@ -35,6 +35,9 @@ pub(crate) struct InRun<'a> {
     control: &'a Control,
 }
 
+/// A participant of a sweep's run that died before it.
+pub(crate) const GHOST: u16 = 9;
+
 pub(crate) fn peers<'a>(env: &Env<'a>) -> InRun<'a> {
     InRun {
         role: env.role,
@@ -67,7 +70,7 @@ unsafe impl Peers for InRun<'_> {
             Role::SecondRecoverer => participant == id(Role::Recoverer),
             _ => false,
         };
-        victim || others
+        victim || others || participant == ParticipantId::new(GHOST, 1)
     }
 
     fn table(&self) -> u32 {
