@@ -8,14 +8,17 @@
 //! work then. A file made by us carries a mark until it is finished, and for good if it is tracked:
 //! the sticky bit of its mode, which means nothing on a regular file.
 //!
-//! *enter*: (1) open, or create with the mark; (2) lock the byte exclusively, else share it, else
-//! wait; (3) if the name leads to another file now, again from 1 (in [`DIRECTORY`], a tmpfs, that is
-//! asked of the file, which has no link any more; elsewhere of the name too, since a network file
-//! system may keep a removed file under another one). Alone there: (4) an empty or
-//! unfinished file of ours: cut it to nothing, reserve, initialise, say READY, take the mark away
-//! unless tracked; (5) a finished one with the mark: everybody who used it is dead; unlink it, again
-//! from 1; (6) a finished one without: use it. (7) From exclusive to shared, in one step. Not alone:
-//! (8) use it.
+//! *enter*: (1) open, or create with the mark; (2) lock the byte exclusively; else, if others share
+//! it, share it, too; else wait; (3) if the name leads to another file now, again from 1 (in
+//! [`DIRECTORY`], a tmpfs, that is asked of the file, which has no link any more; elsewhere of the
+//! name too, since a network file system may keep a removed file under another one). Alone there: (4)
+//! an empty or unfinished file of ours: cut it to nothing, reserve, initialise, say READY, take the
+//! mark away unless tracked; (5) a finished one with the mark: everybody who used it is dead; unlink
+//! it, again from 1; (6) a finished one without: use it; a file without the mark that is not finished
+//! is not ours, and stays as it is. (7) From exclusive to shared, in one step. Not alone: (8) use it.
+//! *look in*, of those who may only read, and so cannot lock it exclusively: as 8 if others share the
+//! byte; if it is free, as 6. So nobody ever shares the byte of a file that is not finished, or
+//! of a leftover: who finds it shared need not judge.
 //! *leave*: (9) unmap and close; (10) open it anew, and lock the byte exclusively, which succeeds
 //! only if nobody uses it, a forked child with what it inherited neither; (11) if the name leads
 //! there still, and the mark is there, unlink it.
@@ -199,8 +202,9 @@ impl Named {
     /// # Errors
     ///
     /// [`NamedError::AlreadyExists`] if somebody uses it, or if it is not tracked and so nobody's
-    /// leftover; [`NamedError::Create`] for what [`Segment::create`] or `init` says, with nothing
-    /// left behind; [`NamedError::Timeout`], [`NamedError::NoDirectory`],
+    /// leftover; [`NamedError::Attach`] for a file that is not ours, be it empty, which stays as it is;
+    /// [`NamedError::Create`] for what [`Segment::create`] or `init` says, with nothing
+    /// left behind (so it is if `init` panics); [`NamedError::Timeout`], [`NamedError::NoDirectory`],
     /// [`NamedError::ForeignOwner`], [`NamedError::System`].
     pub fn create(
         &self,
@@ -247,10 +251,15 @@ impl Named {
         }
     }
 
-    /// As [`create`](Self::create), `size` bytes without a header; whether it is tracked.
-    pub(crate) fn create_plain(&self, size: u64) -> Result<Plain, NamedError> {
+    /// As [`create`](Self::create), `size` bytes without a header; nobody sees them before they are
+    /// filled in.
+    pub(crate) fn create_plain(
+        &self,
+        size: u64,
+        fill: impl FnOnce(&Mapping),
+    ) -> Result<Plain, NamedError> {
         match Door::enter(self, Want::New)? {
-            Entered::Alone(door) => door.make_plain(self, size),
+            Entered::Alone(door) => door.make_plain(self, size, fill),
             Entered::Finished(_) => Err(NamedError::AlreadyExists),
         }
     }

@@ -83,9 +83,21 @@ impl SharedMemory {
     /// [`NamedError::Create`] ([`CreateError::Capacity`] for no bytes, [`CreateError::NoSpace`],
     /// [`CreateError::TooLarge`]), [`NamedError::NoDirectory`], [`NamedError::System`].
     pub fn create(size: usize) -> Result<Self, NamedError> {
+        Self::create_filled(None, size, &[])
+    }
+
+    /// Under `name`, or one of its own, starting with `bytes`: nobody sees it without them.
+    pub(crate) fn create_filled(
+        name: Option<&Named>,
+        size: usize,
+        bytes: &[u8],
+    ) -> Result<Self, NamedError> {
+        if let Some(name) = name {
+            return Self::make(name, size, bytes);
+        }
         loop {
             let number = RandomState::new().build_hasher().finish();
-            match Self::create_as(&Named::new(&format!("psm_{number:016x}"))?, size) {
+            match Self::make(&Named::new(&format!("psm_{number:016x}"))?, size, bytes) {
                 Err(NamedError::AlreadyExists) => {}
                 other => return other,
             }
@@ -97,13 +109,22 @@ impl SharedMemory {
     /// # Errors
     ///
     /// As [`create`](Self::create); [`NamedError::AlreadyExists`] unless it is a leftover of the
-    /// dead, which is removed.
+    /// dead, which is removed; [`NamedError::Attach`] for an empty file that is not ours: one that Python
+    /// is just making, perhaps.
     pub fn create_as(name: &Named, size: usize) -> Result<Self, NamedError> {
+        Self::create_filled(Some(name), size, &[])
+    }
+
+    fn make(name: &Named, size: usize, bytes: &[u8]) -> Result<Self, NamedError> {
         if size == 0 {
             let (requested, max) = (0, i64::MAX as u64);
             return Err(CreateError::Capacity { requested, max }.into());
         }
-        let plain = name.clone().plain().create_plain(size as u64)?;
+        let plain = name.clone().plain().create_plain(size as u64, |mapping| {
+            let bytes = &bytes[..bytes.len().min(size)];
+            // SAFETY: inside the mapping, which has `size` bytes; nobody else uses it yet.
+            unsafe { copy::store_slice(mapping.region().base().as_ptr(), bytes) };
+        })?;
         Ok(Self { plain })
     }
 
@@ -112,7 +133,7 @@ impl SharedMemory {
     /// # Errors
     ///
     /// [`NamedError::NotFound`], also for leftovers of the dead, which are removed;
-    /// [`NamedError::InvalidName`], [`NamedError::ForeignOwner`], [`NamedError::System`].
+    /// [`NamedError::Attach`] for an empty file; [`NamedError::InvalidName`], [`NamedError::ForeignOwner`], [`NamedError::System`].
     pub fn open(name: &str) -> Result<Self, NamedError> {
         Self::open_as(&Named::new(name)?)
     }

@@ -4,7 +4,8 @@
 
 use std::alloc::Layout;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use multiprocess_core::atomic::{AtomicU64, Ordering::Relaxed};
 use multiprocess_core::{AttachError, CreateError, LayoutHash, Memory, Region};
 use multiprocess_shm::{
-    DIRECTORY, Named, NamedError, NamedInfo, NamedSegment, NamedState, clean_up, list,
+    DIRECTORY, Named, NamedError, NamedInfo, NamedSegment, NamedState, SharedMemory, clean_up, list,
 };
 
 const LAYOUT: LayoutHash = LayoutHash::of("a word, version 1");
@@ -162,15 +163,6 @@ fn a_failed_initialisation_leaves_nothing() {
         NamedError::Create(CreateError::TooLarge { .. })
     ));
     assert!(!scratch.exists());
-    let panicked = std::panic::catch_unwind(|| scratch.0.create(LAYOUT, WORD, never).is_ok());
-    assert!(panicked.is_err());
-    assert!(
-        scratch
-            .0
-            .open_or_create(LAYOUT, WORD, sets(1))
-            .unwrap()
-            .is_creator()
-    );
 }
 
 #[test]
@@ -233,14 +225,85 @@ fn strangers_files_are_refused_and_stay_as_they_are() {
         assert_eq!(fs::read(&path).unwrap(), content);
         assert_eq!(clean_up(directory.path()).unwrap(), 0);
     }
+}
+
+#[test]
+fn an_empty_file_that_is_not_ours_is_neither_taken_nor_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notes");
+    let named = Named::at(&path);
     fs::write(&path, b"").unwrap();
-    assert_eq!(
-        named.open(LAYOUT).unwrap_err(),
-        NamedError::Attach(AttachError::Empty)
-    );
-    assert!(path.exists());
-    // An empty file is a fine place to make one.
-    assert!(named.create(LAYOUT, WORD, sets(1)).unwrap().is_creator());
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let inode = fs::metadata(&path).unwrap().ino();
+    let empty = NamedError::Attach(AttachError::Empty);
+    for refused in [
+        named.open(LAYOUT),
+        named.create(LAYOUT, WORD, never),
+        named.open_or_create(LAYOUT, WORD, never),
+    ] {
+        assert_eq!(refused.unwrap_err(), empty);
+    }
+    assert_eq!(named.open_read_only(LAYOUT).unwrap_err(), empty);
+    // As Python's is, between its `shm_open` and its `ftruncate`.
+    assert_eq!(SharedMemory::create_as(&named, 10).unwrap_err(), empty);
+    assert_eq!(SharedMemory::open_as(&named).unwrap_err(), empty);
+    let metadata = fs::metadata(&path).unwrap();
+    assert_eq!((metadata.ino(), metadata.mode() & 0o7777), (inode, 0o644));
+}
+
+/// Locks the byte of users as a process does that makes or removes: `F_OFD_SETLK`.
+fn lock_as(file: &fs::File, kind: i32) {
+    // SAFETY: all zeroes are a lock of nothing.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    (lock.l_type, lock.l_start, lock.l_len) = (kind as i16, 1 << 62, 1);
+    // SAFETY: an open file, and a lock that outlives the call.
+    let locked = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &lock) };
+    assert_eq!(locked, 0);
+}
+
+#[test]
+fn who_makes_it_is_alone_and_what_it_left_is_made_anew() {
+    let _one = one_that_cleans();
+    let scratch = Scratch::new("unfinished");
+    let impatient = scratch.0.clone().timeout(Duration::ZERO);
+    let maker = || {
+        let mut options = fs::OpenOptions::new();
+        let options = options.read(true).write(true).create_new(true);
+        let file = options.mode(0o1600).open(scratch.0.path()).unwrap();
+        lock_as(&file, libc::F_WRLCK);
+        file
+    };
+    let mut begun = [0; 200];
+    begun[..16].copy_from_slice(b"MPRCSEG1\x01\0\0\0\x01\0\0\0");
+    for half in [&b""[..], &[0; 200], &begun] {
+        let file = maker();
+        fs::write(scratch.0.path(), half).unwrap();
+        for refused in [
+            impatient.open(LAYOUT),
+            impatient.create(LAYOUT, WORD, never),
+            impatient.open_or_create(LAYOUT, WORD, never),
+        ] {
+            assert_eq!(refused.unwrap_err(), NamedError::Timeout);
+        }
+        let refused = impatient.open_read_only(LAYOUT).unwrap_err();
+        assert_eq!(refused, NamedError::Timeout);
+        drop(file); // as a kill does
+        let refused = impatient.open_read_only(LAYOUT).unwrap_err();
+        assert_eq!(refused, NamedError::NotFound, "nobody makes it");
+        assert!(scratch.exists());
+        let made = impatient.open_or_create(LAYOUT, WORD, sets(1)).unwrap();
+        assert!(made.is_creator());
+    }
+}
+
+#[test]
+fn a_panic_in_init_leaves_nothing() {
+    let scratch = Scratch::new("panic");
+    for named in [scratch.0.clone(), scratch.0.clone().tracked(false)] {
+        let panicked = std::panic::catch_unwind(|| named.create(LAYOUT, WORD, never).is_ok());
+        assert!(panicked.is_err());
+        assert!(!scratch.exists());
+    }
 }
 
 #[test]

@@ -1,20 +1,20 @@
 //! Named segments among processes that are killed.
 //!
 //! Shown to fail (`.ci/mutants`): a name that is not looked at again once its lock is had, leftovers
-//! that are entered, an initialiser that is not alone.
+//! that are entered, an initialiser that is not alone, a byte that is shared without asking who has it.
 #![cfg(target_os = "linux")]
 
 use std::alloc::Layout;
 use std::fs;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use multiprocess_core::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use multiprocess_core::{CreateError, LayoutHash, Memory, Region};
 use multiprocess_shm::{
-    DIRECTORY, Mapping, Named, NamedInfo, NamedSegment, NamedState, clean_up, list,
+    DIRECTORY, Mapping, Named, NamedError, NamedInfo, NamedSegment, NamedState, clean_up, list,
 };
 use multiprocess_testkit::child::{self, Child};
 use multiprocess_testkit::watchdog::Watchdog;
@@ -167,6 +167,104 @@ fn a_forked_child_keeps_the_name_and_does_not_remove_its_parents() {
     // Children that other tests fork keep a copy of the description until they execute.
     while scratch.exists() {
         clean_up(DIRECTORY).unwrap();
+    }
+}
+
+/// Runs `work` while another thread looks in all the time.
+fn beside_a_reader(named: &Named, work: impl FnOnce()) {
+    struct Stop<'a>(&'a AtomicU32);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(1, Relaxed);
+        }
+    }
+    let stopped = AtomicU32::new(0);
+    std::thread::scope(|threads| {
+        let _stop = Stop(&stopped);
+        threads.spawn(|| {
+            while stopped.load(Relaxed) == 0 {
+                let _ = named.open_read_only(LAYOUT);
+            }
+        });
+        work();
+    });
+}
+
+/// Seen to fail, as the two below, when a share was taken for a user's.
+#[test]
+fn a_reader_that_looks_in_keeps_nobody_from_making_it() {
+    let _one = one_that_cleans();
+    let _watchdog = Watchdog::seconds(120);
+    let scratch = Scratch::new("beside");
+    beside_a_reader(&scratch.0, || {
+        for _ in 0..20_000 {
+            let made = scratch.0.open_or_create(LAYOUT, WORD, sets(1)).unwrap();
+            assert_eq!(word(&made).load(Relaxed), 1);
+        }
+    });
+}
+
+#[test]
+fn a_reader_that_looks_in_brings_no_leftover_back_to_life() {
+    let _one = one_that_cleans();
+    let _watchdog = Watchdog::seconds(120);
+    let scratch = Scratch::new("leftovers");
+    let finished = {
+        let _made = scratch.0.create(LAYOUT, WORD, sets(7)).unwrap();
+        fs::read(scratch.0.path()).unwrap()
+    };
+    let fresh = scratch.0.path().with_extension("fresh");
+    beside_a_reader(&scratch.0, || {
+        for round in 0..6000 {
+            // What a killed process leaves: the file with its mark, and no lock.
+            let leftover = [&finished[..], &[], &[0; 200]][round % 3];
+            fs::write(&fresh, leftover).unwrap();
+            fs::set_permissions(&fresh, fs::Permissions::from_mode(0o1600)).unwrap();
+            fs::rename(&fresh, scratch.0.path()).unwrap();
+            let made = scratch.0.open_or_create(LAYOUT, WORD, sets(1)).unwrap();
+            assert!(made.is_creator());
+            assert_eq!(word(&made).load(Relaxed), 1);
+        }
+    });
+}
+
+/// Begins to make the name it is given, and does not come to an end.
+fn slow_maker(path: &str) {
+    let never = Named::at(path).create(LAYOUT, WORD, |_| {
+        loop {
+            std::hint::spin_loop();
+        }
+    });
+    drop(never);
+}
+
+#[test]
+fn a_maker_killed_while_others_knock_is_replaced_by_one_of_them() {
+    if let Some(path) = child::role() {
+        return slow_maker(&path);
+    }
+    let _one = one_that_cleans();
+    let _watchdog = Watchdog::seconds(120);
+    let test = "a_maker_killed_while_others_knock_is_replaced_by_one_of_them";
+    for _ in 0..100 {
+        let scratch = Scratch::new("knock");
+        let mut child = user_of(&scratch, test);
+        wait_until(&scratch, |info| info.size > 0);
+        let impatient = scratch.0.clone().timeout(Duration::ZERO);
+        let knock = || loop {
+            match impatient.open_or_create(LAYOUT, WORD, sets(1)) {
+                Err(NamedError::Timeout) => {}
+                other => break other.unwrap(),
+            }
+        };
+        std::thread::scope(|threads| {
+            let others = [threads.spawn(knock), threads.spawn(knock)];
+            std::thread::yield_now();
+            child.kill();
+            let inside = others.map(|other| other.join().unwrap());
+            let made = inside.iter().filter(|segment| segment.is_creator());
+            assert_eq!(made.count(), 1);
+        });
     }
 }
 

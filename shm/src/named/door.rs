@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::{Content, DIRECTORY, Named, NamedError, NamedSegment, Plain, error};
 use crate::header::{self, Progress};
 use crate::mapping::Mapping;
-use crate::sys::{self, ofd};
+use crate::sys::{self, ofd, ofd::Held};
 use crate::{ReadOnlySegment, Segment};
 
 /// The byte of the file that its users lock: far behind those of participants.
@@ -58,25 +58,62 @@ enum Found {
     Entered(Entered),
     /// Somebody has it for himself.
     Busy,
-    /// Another file has the name now.
-    Gone,
+    /// Another file has the name now, or the byte was let go of just now.
+    Changed,
+}
+
+/// Looks again that are no waiting: others come and go.
+const FREE_LOOKS: u32 = 16;
+
+/// How often, and how long, it is looked again.
+struct Patience {
+    deadline: Deadline,
+    pause: Duration,
+    looks: u32,
+}
+
+impl Patience {
+    fn new(named: &Named) -> Self {
+        Self {
+            deadline: Deadline::after(named.timeout),
+            pause: FIRST_PAUSE,
+            looks: 0,
+        }
+    }
+
+    /// Before the next look at what has changed.
+    fn look_again(&mut self) -> Result<(), NamedError> {
+        self.looks += 1;
+        match self.looks > FREE_LOOKS && self.deadline.has_passed() {
+            true => Err(NamedError::Timeout),
+            false => Ok(()),
+        }
+    }
+
+    /// Before the next look at what somebody has for himself.
+    fn wait(&mut self) -> Result<(), NamedError> {
+        if self.deadline.has_passed() {
+            return Err(NamedError::Timeout);
+        }
+        std::thread::sleep(self.pause);
+        self.pause = (2 * self.pause).min(LAST_PAUSE);
+        Ok(())
+    }
 }
 
 impl Door {
     /// Steps 1 to 8, up to what is done inside.
     pub(super) fn enter(named: &Named, want: Want) -> Result<Entered, NamedError> {
-        let deadline = Deadline::after(named.timeout);
-        let mut pause = FIRST_PAUSE;
+        let mut patience = Patience::new(named);
         loop {
-            let (file, made) = open(named, want)?;
-            match Self::try_enter(named, file, made)? {
+            let found = match open(named, want)? {
+                Some((file, made)) => Self::try_enter(named, file, made)?,
+                None => Found::Changed,
+            };
+            match found {
                 Found::Entered(entered) => return Ok(entered),
-                Found::Gone => {}
-                Found::Busy if deadline.has_passed() => return Err(NamedError::Timeout),
-                Found::Busy => {
-                    std::thread::sleep(pause);
-                    pause = (2 * pause).min(LAST_PAUSE);
-                }
+                Found::Changed => patience.look_again()?,
+                Found::Busy => patience.wait()?,
             }
         }
     }
@@ -84,13 +121,22 @@ impl Door {
     /// Steps 2 to 8. `made`: by us, in step 1.
     fn try_enter(named: &Named, file: OwnedFd, made: bool) -> Result<Found, NamedError> {
         let alone = ofd::try_lock(file.as_fd(), USE)?;
-        if !alone && !ofd::try_share(file.as_fd(), USE)? {
-            // A stranger is not waited for.
-            check_owner(named, &fs::fstat(&file)?)?;
-            return Ok(Found::Busy);
+        if !alone {
+            match ofd::held(file.as_fd(), USE)? {
+                // By users, so it is finished: they shared it when it was, or after they had seen
+                // that others do. They may have left since; then it counts as if we had been in first.
+                Held::Shared if ofd::try_share(file.as_fd(), USE)? => {}
+                // A maker that has been killed, perhaps: to be judged by whoever has it alone.
+                Held::Free => return Ok(Found::Changed),
+                Held::Shared | Held::Exclusive => {
+                    // A stranger is not waited for.
+                    check_owner(named, &fs::fstat(&file)?)?;
+                    return Ok(Found::Busy);
+                }
+            }
         }
         let Some(stat) = current(&file, &named.path)? else {
-            return Ok(Found::Gone);
+            return Ok(Found::Changed);
         };
         if !made {
             check_owner(named, &stat)?;
@@ -103,21 +149,20 @@ impl Door {
         match door.progress(named.content)? {
             // Marked and finished: whoever used it is dead. It may still be mapped by processes that
             // know nothing of the byte, so it is not made anew under them.
-            Some(Progress::Ready) if tracked => {
-                fs::unlink(&named.path).map_err(|errno| error::of(errno, &named.path))?;
-                Ok(Found::Gone)
-            }
+            Some(Progress::Ready) if tracked => match fs::unlink(&named.path) {
+                Ok(()) | Err(Errno::NOENT) => Ok(Found::Changed),
+                Err(errno) => Err(error::of(errno, &named.path)),
+            },
             Some(Progress::Ready) => {
                 // From exclusive to shared in one step: nobody comes in between.
                 ofd::try_share(door.file.as_fd(), USE)?;
                 Ok(Found::Entered(Entered::Finished(door)))
             }
-            None => Ok(Found::Entered(Entered::Alone(door))),
-            Some(Progress::Begun | Progress::Zero) if tracked => {
+            None | Some(Progress::Begun | Progress::Zero) if tracked => {
                 Ok(Found::Entered(Entered::Alone(door)))
             }
             // Not ours, and never to be touched.
-            Some(_) => Err(door.refuse()),
+            _ => Err(door.refuse()),
         }
     }
 
@@ -143,6 +188,9 @@ impl Door {
 
     /// Why a file that is no segment, or no finished one, is refused.
     fn refuse(&self) -> NamedError {
+        if self.stat.st_size == 0 {
+            return AttachError::Empty.into();
+        }
         let mut bytes = header::Bytes::zeroed();
         let checked = rustix::io::pread(&self.file, bytes.as_mut_slice(), 0)
             .map_err(AttachError::System)
@@ -168,38 +216,39 @@ impl Door {
     ) -> Result<NamedSegment, NamedError> {
         let file = identity(&self.stat);
         let size = Segment::size_for(layout);
-        let mapping = self.make_with(named, PRIVATE | MARK, size, |mapping| {
-            Segment::fill(mapping, sys::boot(), hash, init)?;
-            if !named.tracked {
-                fs::fchmod(mapping.as_fd(), PRIVATE)?;
-            }
-            Ok(())
+        let mapping = self.make_with(named, size, |mapping| {
+            Segment::fill(mapping, sys::boot(), hash, init)
         })?;
         let segment = Segment::of_filled(mapping);
         let (path, tracked) = (&named.path, named.tracked);
         Ok(NamedSegment::new(segment, file, path, tracked, true))
     }
 
-    /// Steps 4 and 7, of a file without a header. It has a size at once, or none: killed here, it is
-    /// empty, and if not tracked, it stays so.
-    pub(super) fn make_plain(self, named: &Named, size: u64) -> Result<Plain, NamedError> {
+    /// Steps 4 and 7, of a file without a header: `fill` stands in for one that says what is finished.
+    pub(super) fn make_plain(
+        self,
+        named: &Named,
+        size: u64,
+        fill: impl FnOnce(&Mapping),
+    ) -> Result<Plain, NamedError> {
         let file = identity(&self.stat);
-        let marked = if named.tracked { MARK } else { Mode::empty() };
-        let mapping = self.make_with(named, PRIVATE | marked, Ok(size), |_| Ok(()))?;
+        let mapping = self.make_with(named, Ok(size), |mapping| {
+            fill(mapping);
+            Ok(())
+        })?;
         Ok(Plain::new(mapping, file, &named.path, named.tracked))
     }
 
-    /// Reserves, fills in, and shares. What fails leaves nothing behind: until it is shared the file is
-    /// ours alone.
+    /// Reserves, fills in, takes the mark away unless tracked, and shares. What fails, by a panic too,
+    /// leaves nothing behind: until it is shared the file is ours alone.
     fn make_with(
         self,
         named: &Named,
-        mode: Mode,
         size: Result<u64, CreateError>,
-        fill: impl FnOnce(&Mapping) -> Result<(), NamedError>,
+        fill: impl FnOnce(&Mapping) -> Result<(), CreateError>,
     ) -> Result<Mapping, NamedError> {
         let path = &named.path;
-        let size = match self.cut(mode).and(size.map_err(NamedError::Create)) {
+        let size = match self.cut().and(size.map_err(NamedError::Create)) {
             Ok(size) => size,
             Err(error) => {
                 self.remove(path);
@@ -213,22 +262,23 @@ impl Door {
                 return Err(error.into());
             }
         };
-        let filled = mapping.arrange(&named.options).map_err(NamedError::Create);
-        let filled = filled.and_then(|()| fill(&mapping));
-        match filled.and_then(|()| Ok(ofd::try_share(mapping.as_fd(), USE)?)) {
-            Ok(_) => Ok(mapping),
-            Err(error) => {
-                remove(mapping.as_fd(), path);
-                Err(error)
-            }
+        let file = mapping.as_fd();
+        let half_made = HalfMade { file, path };
+        mapping.arrange(&named.options)?;
+        fill(&mapping)?;
+        if !named.tracked {
+            fs::fchmod(file, PRIVATE)?;
         }
+        ofd::try_share(file, USE)?;
+        std::mem::forget(half_made);
+        Ok(mapping)
     }
 
     /// Whoever left it half-made is dead, and nobody maps a file before it is finished.
-    fn cut(&self, mode: Mode) -> Result<(), NamedError> {
+    fn cut(&self) -> Result<(), NamedError> {
         // A umask may have taken bits away.
-        if Mode::from_raw_mode(self.stat.st_mode) != mode {
-            fs::fchmod(&self.file, mode)?;
+        if Mode::from_raw_mode(self.stat.st_mode) != PRIVATE | MARK {
+            fs::fchmod(&self.file, PRIVATE | MARK)?;
         }
         if self.stat.st_size != 0 {
             fs::ftruncate(&self.file, 0)?;
@@ -267,30 +317,45 @@ impl Door {
         Ok(mapping)
     }
 
-    /// The way in of those who may only read.
+    /// The way in of those who may only read, and cannot have the byte for themselves.
     pub(super) fn look_in(named: &Named) -> Result<Self, NamedError> {
-        let deadline = Deadline::after(named.timeout);
-        let mut pause = FIRST_PAUSE;
+        let mut patience = Patience::new(named);
         loop {
-            let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-            let file = fs::open(&named.path, flags, Mode::empty())
-                .map_err(|errno| error::of(errno, &named.path))?;
-            check_owner(named, &fs::fstat(&file)?)?;
-            if ofd::try_share(file.as_fd(), USE)? {
-                if let Some(stat) = current(&file, &named.path)? {
-                    // Marked, and used by nobody else: left by the dead.
-                    if is_marked(&stat) && !ofd::is_locked(file.as_fd(), USE)? {
-                        return Err(NamedError::NotFound);
-                    }
-                    return Ok(Self { file, stat });
-                }
-            } else if deadline.has_passed() {
-                return Err(NamedError::Timeout);
-            } else {
-                std::thread::sleep(pause);
-                pause = (2 * pause).min(LAST_PAUSE);
+            match Self::try_look_in(named)? {
+                Found::Entered(Entered::Finished(door) | Entered::Alone(door)) => return Ok(door),
+                Found::Changed => patience.look_again()?,
+                Found::Busy => patience.wait()?,
             }
         }
+    }
+
+    /// They share the byte of what is finished only, and ask before: others believe in a share.
+    fn try_look_in(named: &Named) -> Result<Found, NamedError> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = fs::open(&named.path, flags, Mode::empty())
+            .map_err(|errno| error::of(errno, &named.path))?;
+        check_owner(named, &fs::fstat(&file)?)?;
+        let held = ofd::held(file.as_fd(), USE)?;
+        let Some(stat) = current(&file, &named.path)? else {
+            return Ok(Found::Changed);
+        };
+        let door = Self { file, stat };
+        match held {
+            Held::Exclusive => return Ok(Found::Busy),
+            Held::Shared => {}
+            // Left by the dead, or about to be made.
+            Held::Free if door.is_tracked() => return Err(NamedError::NotFound),
+            Held::Free if door.progress(named.content)? == Some(Progress::Ready) => {}
+            Held::Free => return Err(door.refuse()),
+        }
+        if !ofd::try_share(door.file.as_fd(), USE)? {
+            return Ok(Found::Busy);
+        }
+        let file = door.file;
+        Ok(match current(&file, &named.path)? {
+            Some(stat) => Found::Entered(Entered::Finished(Self { file, stat })),
+            None => Found::Changed,
+        })
     }
 
     pub(super) fn attach_read_only(
@@ -309,19 +374,33 @@ impl Door {
     }
 }
 
+/// What is being made, which we have exclusively: dropped, it is removed.
+struct HalfMade<'a> {
+    file: BorrowedFd<'a>,
+    path: &'a Path,
+}
+
+impl Drop for HalfMade<'_> {
+    fn drop(&mut self) {
+        if let Ok(Some(_)) = current(self.file, self.path) {
+            // An error leaves it to the next one.
+            let _ = fs::unlink(self.path);
+        }
+    }
+}
+
 /// Of a file that we have exclusively.
 fn remove(file: BorrowedFd<'_>, path: &Path) -> bool {
     let stat = current(file, path);
     stat.is_ok_and(|stat| stat.is_some_and(|stat| is_marked(&stat))) && fs::unlink(path).is_ok()
 }
 
-/// Step 1. Whether it was made.
-fn open(named: &Named, want: Want) -> Result<(OwnedFd, bool), NamedError> {
+/// Step 1. Whether it was made; `None`: others make and remove it all the time.
+fn open(named: &Named, want: Want) -> Result<Option<(OwnedFd, bool)>, NamedError> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let fail = |errno| error::of(errno, &named.path);
-    // Both in turn, since others make and remove it; first what is likely.
+    // Both in turn; first what is likely.
     let mut making = want == Want::New;
-    loop {
+    for _ in 0..4 {
         let tried = match making {
             // The umask takes bits of 0600 away at most; who made it can always open it again.
             true => fs::open(
@@ -332,12 +411,13 @@ fn open(named: &Named, want: Want) -> Result<(OwnedFd, bool), NamedError> {
             false => fs::open(&named.path, flags, Mode::empty()),
         };
         match tried {
-            Ok(file) => return Ok((file, making)),
+            Ok(file) => return Ok(Some((file, making))),
             Err(Errno::EXIST) if making => making = false,
             Err(Errno::NOENT) if !making && want != Want::Old => making = true,
-            Err(errno) => return Err(fail(errno)),
+            Err(errno) => return Err(error::of(errno, &named.path)),
         }
     }
+    Ok(None)
 }
 
 fn check_owner(named: &Named, stat: &Stat) -> Result<(), NamedError> {

@@ -20,7 +20,6 @@ struct Flock {
     padding_2: u32,
 }
 
-#[cfg(feature = "std")]
 const READ_LOCK: i16 = 0;
 const WRITE_LOCK: i16 = 1;
 const UNLOCKED: i16 = 2;
@@ -69,11 +68,28 @@ fn try_set(file: BorrowedFd<'_>, byte: u64, kind: i16) -> Result<bool, Errno> {
     }
 }
 
-/// Whether another file description has `byte` locked, or shares it.
-pub(crate) fn is_locked(file: BorrowedFd<'_>, byte: u64) -> Result<bool, Errno> {
+/// How other file descriptions have a byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Held {
+    Free,
+    Shared,
+    Exclusive,
+}
+
+/// How other file descriptions have `byte`. Needs no right to lock it.
+pub(crate) fn held(file: BorrowedFd<'_>, byte: u64) -> Result<Held, Errno> {
     let mut lock = Flock::of(byte, WRITE_LOCK);
     fcntl(file, GET, &mut lock)?;
-    Ok(lock.kind != UNLOCKED)
+    Ok(match lock.kind {
+        UNLOCKED => Held::Free,
+        READ_LOCK => Held::Shared,
+        _ => Held::Exclusive,
+    })
+}
+
+/// Whether another file description has `byte` locked, or shares it.
+pub(crate) fn is_locked(file: BorrowedFd<'_>, byte: u64) -> Result<bool, Errno> {
+    Ok(held(file, byte)? != Held::Free)
 }
 
 fn fcntl(file: BorrowedFd<'_>, command: isize, lock: &mut Flock) -> Result<(), Errno> {
