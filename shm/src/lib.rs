@@ -49,7 +49,8 @@ pub use heap::{Counted, Heap, HeapConfig, HeapError, MAX_KEY, ObjectInfo};
 pub use mapping::Mapping;
 #[cfg(feature = "std")]
 pub use named::{
-    DIRECTORY, Named, NamedError, NamedInfo, NamedSegment, NamedState, clean_up, list,
+    DIRECTORY, Named, NamedError, NamedInfo, NamedReadOnlySegment, NamedSegment, NamedState,
+    clean_up, list,
 };
 pub use options::{HugePages, Options};
 pub use participants::{

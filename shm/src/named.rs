@@ -34,25 +34,24 @@
 //! | 6, 7, 8, 9, 10 | a finished segment that nobody uses | removes it if it was tracked, uses it if not |
 
 use std::alloc::Layout;
-use std::fmt;
-use std::mem::ManuallyDrop;
-use std::ops::Deref;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use multiprocess_core::{AttachError, CreateError, LayoutHash, Place, Region, Timeout};
 
-use crate::{Mapping, Options, ReadOnlySegment, Segment};
+use crate::{HugePages, Mapping, Options};
 
 mod door;
 mod error;
+mod handle;
 mod inspect;
 
 pub use error::NamedError;
+pub(crate) use handle::Plain;
+pub use handle::{NamedReadOnlySegment, NamedSegment};
 pub use inspect::{NamedInfo, NamedState, clean_up, list};
 
-use door::{Door, Entered, Identity, Want};
+use door::{Door, Entered, Want};
 
 /// Where named shared memory lies: a tmpfs.
 pub const DIRECTORY: &str = "/dev/shm";
@@ -138,10 +137,13 @@ impl Named {
 
     /// A file anywhere, on a file system that can reserve space (`fallocate`): tmpfs, ext4, xfs,
     /// btrfs. On a disk it outlives a reboot; see [`survives_boot`](Self::survives_boot). Tracked
-    /// like any other name: say [`tracked(false)`](Self::tracked) for data that is to stay.
+    /// like any other name: say [`tracked(false)`](Self::tracked) for data that is to stay. A
+    /// relative path is one from the present directory, wherever the process goes.
     pub fn at(path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
         Self {
-            path: path.into(),
+            // Of an empty path, or where there is no present directory, there is nothing to be made.
+            path: std::path::absolute(&path).unwrap_or(path),
             tracked: true,
             any_owner: false,
             survives_boot: false,
@@ -184,8 +186,8 @@ impl Named {
         self
     }
 
-    /// How the bytes are to lie. [`HugePages::Pool`](crate::HugePages::Pool) and
-    /// [`one_writer`](Options::one_writer) are for nameless memory.
+    /// How the bytes are to lie. [`HugePages::Pool`] and [`one_writer`](Options::one_writer) are for
+    /// nameless memory: they are [`NamedError::Unsupported`] here.
     pub const fn options(mut self, options: Options) -> Self {
         self.options = options;
         self
@@ -194,6 +196,16 @@ impl Named {
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What only nameless memory can have.
+    fn check_options(&self) -> Result<(), NamedError> {
+        let option = match self.options {
+            Options { one_writer, .. } if one_writer => "one_writer",
+            Options { huge_pages, .. } if huge_pages == HugePages::Pool => "huge_pages",
+            _ => return Ok(()),
+        };
+        Err(NamedError::Unsupported { option })
     }
 
     /// Makes it, with a payload of `layout`, zeroed and then filled in by `init`. Leftovers of the
@@ -205,7 +217,7 @@ impl Named {
     /// leftover; [`NamedError::Attach`] for a file that is not ours, be it empty, which stays as it is;
     /// [`NamedError::Create`] for what [`Segment::create`] or `init` says, with nothing
     /// left behind (so it is if `init` panics); [`NamedError::Timeout`], [`NamedError::NoDirectory`],
-    /// [`NamedError::ForeignOwner`], [`NamedError::System`].
+    /// [`NamedError::ForeignOwner`], [`NamedError::Unsupported`], [`NamedError::System`].
     pub fn create(
         &self,
         hash: LayoutHash,
@@ -292,12 +304,13 @@ impl Named {
         Ok((segment, config))
     }
 
-    /// Attaches for reading only; its file must be readable, no more. It counts as a user.
+    /// Attaches for reading only; its file must be readable, no more. It counts as a user, and leaves
+    /// as one. Of the [`options`](Self::options) nothing is heeded.
     ///
     /// # Errors
     ///
     /// As [`open`](Self::open), but that leftovers stay.
-    pub fn open_read_only(&self, hash: LayoutHash) -> Result<ReadOnlySegment, NamedError> {
+    pub fn open_read_only(&self, hash: LayoutHash) -> Result<NamedReadOnlySegment, NamedError> {
         Door::look_in(self)?.attach_read_only(self, hash)
     }
 
@@ -308,137 +321,5 @@ impl Named {
     /// [`NamedError::NotFound`], [`NamedError::System`].
     pub fn remove(&self) -> Result<(), NamedError> {
         rustix::fs::unlink(&self.path).map_err(|errno| error::of(errno, &self.path))
-    }
-}
-
-/// Bytes without a header, entered; left as a [`NamedSegment`] is.
-pub(crate) struct Plain {
-    mapping: ManuallyDrop<Mapping>,
-    file: Identity,
-    path: PathBuf,
-    tracked: bool,
-}
-
-impl Plain {
-    fn new(mapping: Mapping, file: Identity, path: &Path, tracked: bool) -> Self {
-        Self {
-            mapping: ManuallyDrop::new(mapping),
-            file,
-            path: path.to_owned(),
-            tracked,
-        }
-    }
-
-    pub(crate) fn mapping(&self) -> &Mapping {
-        &self.mapping
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    pub(crate) fn is_tracked(&self) -> bool {
-        self.tracked
-    }
-}
-
-impl Drop for Plain {
-    /// Steps 9 to 11.
-    fn drop(&mut self) {
-        // SAFETY: dropped once, here, and not used afterwards.
-        unsafe { ManuallyDrop::drop(&mut self.mapping) };
-        if self.tracked {
-            door::remove_if_unused(&self.path, Some(self.file));
-        }
-    }
-}
-
-/// A segment with a name, entered. Dropped, it is left: the last user of a tracked one removes
-/// the name.
-///
-/// # Crash safety
-///
-/// Killed, it is left, too, but the name stays for somebody to remove: see [`Named`]. Trust:
-/// *guarded* as to content; the file can be cut off by processes of the same user.
-///
-/// # Fork
-///
-/// A child uses it together with its parent: the name stays until both have left. So it is with
-/// descriptors sent to other processes, and with [`Segment::try_clone`].
-pub struct NamedSegment {
-    /// Dropped in `drop`, before it is asked who is left.
-    segment: ManuallyDrop<Segment>,
-    file: Identity,
-    path: PathBuf,
-    tracked: bool,
-    creator: bool,
-}
-
-impl NamedSegment {
-    /// Whether this handle's process made it just now, and did not find it made.
-    pub fn is_creator(&self) -> bool {
-        self.creator
-    }
-
-    /// Whether the name goes with its last user.
-    pub fn is_tracked(&self) -> bool {
-        self.tracked
-    }
-
-    /// The file.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn new(segment: Segment, file: Identity, path: &Path, tracked: bool, creator: bool) -> Self {
-        Self {
-            segment: ManuallyDrop::new(segment),
-            file,
-            path: path.to_owned(),
-            tracked,
-            creator,
-        }
-    }
-}
-
-impl Deref for NamedSegment {
-    type Target = Segment;
-
-    fn deref(&self) -> &Segment {
-        &self.segment
-    }
-}
-
-impl Drop for NamedSegment {
-    /// Steps 9 to 11.
-    fn drop(&mut self) {
-        // SAFETY: dropped once, here, and not used afterwards.
-        unsafe { ManuallyDrop::drop(&mut self.segment) };
-        if self.tracked {
-            door::remove_if_unused(&self.path, Some(self.file));
-        }
-    }
-}
-
-// SAFETY: the segment's own bytes, which stay where they are while this lives.
-unsafe impl multiprocess_core::Memory for NamedSegment {
-    fn region(&self) -> Region<'_> {
-        self.segment.payload()
-    }
-}
-
-impl AsFd for NamedSegment {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.segment.as_fd()
-    }
-}
-
-impl fmt::Debug for NamedSegment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NamedSegment")
-            .field("path", &self.path)
-            .field("tracked", &self.tracked)
-            .field("segment", &self.segment)
-            .finish()
     }
 }

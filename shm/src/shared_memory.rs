@@ -161,7 +161,7 @@ impl SharedMemory {
 
     /// Bytes, exactly as many as its maker asked for.
     pub fn size(&self) -> usize {
-        self.plain.mapping().len()
+        self.plain.len()
     }
 
     /// Whether the name goes with its last user.
@@ -204,7 +204,7 @@ impl SharedMemory {
     }
 
     fn base(&self) -> *mut u8 {
-        self.plain.mapping().region().base().as_ptr()
+        self.plain.region().base().as_ptr()
     }
 
     /// The bytes themselves: Python's `buf`.
@@ -228,12 +228,13 @@ impl SharedMemory {
     }
 
     /// Removes the name now: nobody can open it any more, and those who have it keep their memory.
+    /// Another memory that has got the name since keeps it.
     ///
     /// # Errors
     ///
     /// [`NamedError::NotFound`] the second time; [`NamedError::System`].
     pub fn unlink(&self) -> Result<(), NamedError> {
-        Named::at(self.path()).remove()
+        self.plain.unlink()
     }
 
     /// Leaves it: the same as dropping it.
@@ -243,13 +244,13 @@ impl SharedMemory {
 // SAFETY: the mapping's own bytes, which stay where they are while this lives.
 unsafe impl Memory for SharedMemory {
     fn region(&self) -> Region<'_> {
-        self.plain.mapping().region()
+        self.plain.region()
     }
 }
 
 impl AsFd for SharedMemory {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.plain.mapping().as_fd()
+        self.plain.as_fd()
     }
 }
 

@@ -13,7 +13,8 @@ use std::time::Duration;
 use multiprocess_core::atomic::{AtomicU64, Ordering::Relaxed};
 use multiprocess_core::{AttachError, CreateError, LayoutHash, Memory, Region};
 use multiprocess_shm::{
-    DIRECTORY, Named, NamedError, NamedInfo, NamedSegment, NamedState, SharedMemory, clean_up, list,
+    DIRECTORY, HugePages, Named, NamedError, NamedInfo, NamedSegment, NamedState, Options,
+    SharedMemory, clean_up, list,
 };
 
 const LAYOUT: LayoutHash = LayoutHash::of("a word, version 1");
@@ -375,7 +376,6 @@ fn what_was_made_before_the_boot_is_refused() {
 
 #[test]
 fn reading_is_all_that_a_reader_can_do() {
-    let _one = one_that_cleans();
     let scratch = Scratch::new("reader");
     assert_eq!(
         scratch.0.open_read_only(LAYOUT).unwrap_err(),
@@ -390,11 +390,90 @@ fn reading_is_all_that_a_reader_can_do() {
     drop(made);
     assert!(scratch.exists(), "a reader is a user");
     drop(reader);
-    assert!(scratch.info().unwrap().is_leftover());
     assert_eq!(
         scratch.0.open_read_only(LAYOUT).unwrap_err(),
         NamedError::NotFound
     );
+}
+
+#[test]
+fn a_reader_that_is_the_last_user_removes_a_tracked_name_and_no_other() {
+    let scratch = Scratch::new("read-last");
+    let made = scratch.0.create(LAYOUT, WORD, sets(4)).unwrap();
+    let readers = [(); 2].map(|()| scratch.0.open_read_only(LAYOUT).unwrap());
+    assert!(readers[0].is_tracked() && readers[0].path() == made.path());
+    drop(made);
+    let [first, second] = readers;
+    drop(first);
+    assert!(scratch.exists(), "another one reads it");
+    drop(second);
+    assert!(!scratch.exists());
+
+    drop(
+        scratch
+            .0
+            .clone()
+            .tracked(false)
+            .create(LAYOUT, WORD, sets(4)),
+    );
+    let reader = scratch.0.open_read_only(LAYOUT).unwrap();
+    assert!(!reader.is_tracked());
+    drop(reader);
+    assert!(scratch.exists());
+}
+
+#[test]
+fn a_name_that_another_memory_has_got_since_is_not_unlinked() {
+    let scratch = Scratch::new("unlinked");
+    let first = SharedMemory::create_as(&scratch.0, 10).unwrap();
+    first.unlink().unwrap();
+    let second = SharedMemory::create_as(&scratch.0, 20).unwrap();
+    assert_eq!(first.unlink(), Err(NamedError::NotFound));
+    drop(first);
+    assert_eq!(SharedMemory::open_as(&scratch.0).unwrap().size(), 20);
+    second.unlink().unwrap();
+    assert!(!scratch.exists());
+}
+
+#[test]
+fn a_relative_path_leads_to_the_same_file_from_anywhere() {
+    let [here, there] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    std::env::set_current_dir(here.path()).unwrap();
+    let named = Named::at("relative");
+    std::env::set_current_dir(there.path()).unwrap();
+    let made = named.create(LAYOUT, WORD, sets(1)).unwrap();
+    let path = here.path().canonicalize().unwrap().join("relative");
+    assert!(path.exists());
+    std::env::set_current_dir("/").unwrap();
+    drop(made);
+    assert!(!path.exists());
+}
+
+#[test]
+fn options_that_a_name_cannot_have_are_refused() {
+    let scratch = Scratch::new("options");
+    let pool = Options::new().huge_pages(HugePages::Pool);
+    for (options, option) in [
+        (Options::new().one_writer(true), "one_writer"),
+        (pool, "huge_pages"),
+    ] {
+        let named = scratch.0.clone().options(options);
+        let unsupported = NamedError::Unsupported { option };
+        for refused in [
+            named.open(LAYOUT),
+            named.create(LAYOUT, WORD, never),
+            named.open_or_create(LAYOUT, WORD, never),
+        ] {
+            assert_eq!(refused.unwrap_err(), unsupported);
+        }
+        assert_eq!(
+            SharedMemory::create_as(&named, 10).unwrap_err(),
+            unsupported
+        );
+    }
+    let options = Options::new().huge_pages(HugePages::Advised);
+    let named = scratch.0.clone().options(options.populated(true));
+    assert!(named.create(LAYOUT, WORD, sets(1)).is_ok());
 }
 
 #[test]

@@ -10,7 +10,8 @@ use multiprocess_core::{AttachError, CreateError, Deadline, LayoutHash, Region};
 use rustix::fs::{self, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::{Content, DIRECTORY, Named, NamedError, NamedSegment, Plain, error};
+use super::handle::{Inside, NamedReadOnlySegment, NamedSegment, Plain};
+use super::{Content, DIRECTORY, Named, NamedError, error};
 use crate::header::{self, Progress};
 use crate::mapping::Mapping;
 use crate::sys::{self, ofd, ofd::Held};
@@ -104,6 +105,7 @@ impl Patience {
 impl Door {
     /// Steps 1 to 8, up to what is done inside.
     pub(super) fn enter(named: &Named, want: Want) -> Result<Entered, NamedError> {
+        named.check_options()?;
         let mut patience = Patience::new(named);
         loop {
             let found = match open(named, want)? {
@@ -220,8 +222,8 @@ impl Door {
             Segment::fill(mapping, sys::boot(), hash, init)
         })?;
         let segment = Segment::of_filled(mapping);
-        let (path, tracked) = (&named.path, named.tracked);
-        Ok(NamedSegment::new(segment, file, path, tracked, true))
+        let inside = Inside::new(segment, file, &named.path, named.tracked);
+        Ok(NamedSegment::new(inside, true))
     }
 
     /// Steps 4 and 7, of a file without a header: `fill` stands in for one that says what is finished.
@@ -236,7 +238,7 @@ impl Door {
             fill(mapping);
             Ok(())
         })?;
-        Ok(Plain::new(mapping, file, &named.path, named.tracked))
+        Ok(Inside::new(mapping, file, &named.path, named.tracked))
     }
 
     /// Reserves, fills in, takes the mark away unless tracked, and shares. What fails, by a panic too,
@@ -290,7 +292,7 @@ impl Door {
     pub(super) fn attach_plain(self, named: &Named) -> Result<Plain, NamedError> {
         let (file, tracked) = (identity(&self.stat), self.is_tracked());
         let mapping = self.map(named)?;
-        Ok(Plain::new(mapping, file, &named.path, tracked))
+        Ok(Inside::new(mapping, file, &named.path, tracked))
     }
 
     /// Step 8.
@@ -302,8 +304,8 @@ impl Door {
         let (file, tracked) = (identity(&self.stat), self.is_tracked());
         let segment = Segment::attach_mapped(self.map(named)?, hash)?;
         check_boot(named, segment.boot())?;
-        let path = &named.path;
-        Ok(NamedSegment::new(segment, file, path, tracked, false))
+        let inside = Inside::new(segment, file, &named.path, tracked);
+        Ok(NamedSegment::new(inside, false))
     }
 
     fn map(self, named: &Named) -> Result<Mapping, NamedError> {
@@ -362,10 +364,12 @@ impl Door {
         self,
         named: &Named,
         hash: LayoutHash,
-    ) -> Result<ReadOnlySegment, NamedError> {
+    ) -> Result<NamedReadOnlySegment, NamedError> {
+        let (file, tracked) = (identity(&self.stat), self.is_tracked());
         let segment = ReadOnlySegment::attach_unsealed(self.file, hash)?;
         check_boot(named, segment.boot())?;
-        Ok(segment)
+        let inside = Inside::new(segment, file, &named.path, tracked);
+        Ok(NamedReadOnlySegment::new(inside))
     }
 
     /// Removes what the dead left half-made, which we have exclusively. `false`: it is no work of ours.
@@ -447,9 +451,14 @@ fn current(file: impl AsFd, path: &Path) -> Result<Option<Stat>, Errno> {
     if is_in_directory(path) {
         return Ok(Some(ours));
     }
+    Ok(leads_to(path, identity(&ours))?.then_some(ours))
+}
+
+/// Whether `path` is a name of `file`.
+pub(super) fn leads_to(path: &Path, file: Identity) -> Result<bool, Errno> {
     match fs::lstat(path) {
-        Ok(named) if identity(&named) == identity(&ours) => Ok(Some(ours)),
-        Ok(_) | Err(Errno::NOENT) => Ok(None),
+        Ok(named) => Ok(identity(&named) == file),
+        Err(Errno::NOENT) => Ok(false),
         Err(errno) => Err(errno),
     }
 }

@@ -24,6 +24,11 @@ pub enum NamedError {
     },
     /// A directory, a device, a symbolic link: no regular file.
     NotAFile,
+    /// An option that only nameless memory can have.
+    Unsupported {
+        /// Which one, as [`Options`](crate::Options) calls it.
+        option: &'static str,
+    },
     /// Another process has been initialising or removing it for as long as we cared to wait.
     Timeout,
     /// It could not be made.
@@ -43,6 +48,7 @@ impl fmt::Display for NamedError {
             Self::NoDirectory => f.write_str("the directory for shared memory does not exist"),
             Self::ForeignOwner { uid } => write!(f, "it belongs to user {uid}"),
             Self::NotAFile => f.write_str("not a regular file"),
+            Self::Unsupported { option } => write!(f, "{option} is for nameless memory only"),
             Self::Timeout => f.write_str("another process is still initialising or removing it"),
             Self::Create(error) => error.fmt(f),
             Self::Attach(error) => error.fmt(f),
