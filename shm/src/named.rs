@@ -202,7 +202,10 @@ impl Named {
     fn check_options(&self) -> Result<(), NamedError> {
         let option = match self.options {
             Options { one_writer, .. } if one_writer => "one_writer",
-            Options { huge_pages, .. } if huge_pages == HugePages::Pool => "huge_pages",
+            Options {
+                huge_pages: HugePages::Pool,
+                ..
+            } => "huge_pages",
             _ => return Ok(()),
         };
         Err(NamedError::Unsupported { option })
