@@ -27,7 +27,7 @@
 //!
 //! | step | left behind | the next one |
 //! |---|---|---|
-//! | 1 | an empty file with the mark | initialises it |
+//! | 1 | an empty file with the mark, without rights if the umask is such | gives them, and initialises it |
 //! | 2, 3 | what was there | judges it again |
 //! | 4 | a half-made file with the mark; finished, perhaps | makes it anew |
 //! | 5, 11 | nothing | |

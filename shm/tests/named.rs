@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use multiprocess_core::atomic::{AtomicU64, Ordering::Relaxed};
-use multiprocess_core::{AttachError, CreateError, LayoutHash, Memory, Region};
+use multiprocess_core::{AttachError, CreateError, Errno, LayoutHash, Memory, Region};
 use multiprocess_shm::{
     DIRECTORY, HugePages, Named, NamedError, NamedInfo, NamedSegment, NamedState, Options,
     SharedMemory, clean_up, list,
@@ -350,6 +350,83 @@ fn files_of_other_users_are_refused_unless_wanted() {
     );
     let found = scratch.0.clone().any_owner(true).open(LAYOUT).unwrap();
     assert_eq!(word(&found).load(Relaxed), 9);
+}
+
+/// Runs `work` as a user without privileges, who owns the directory that it gets. Of this thread only
+/// is that user the effective one.
+fn as_a_plain_user(work: impl FnOnce(&std::path::Path) + Send) {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can become another user");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(directory.path(), Some(PLAIN_USER), None).unwrap();
+    std::thread::scope(|threads| {
+        let user = threads.spawn(|| {
+            // SAFETY: changes numbers of this thread, which ends soon.
+            let changed = unsafe { libc::syscall(libc::SYS_setresuid, -1, PLAIN_USER, -1) };
+            assert_eq!(changed, 0);
+            work(directory.path());
+        });
+        user.join().unwrap();
+    });
+}
+
+const PLAIN_USER: u32 = 12345;
+
+#[test]
+fn a_file_that_another_user_keeps_to_himself_is_a_foreign_owners() {
+    let scratch = Scratch::new("private");
+    let _made = scratch.0.create(LAYOUT, WORD, sets(9)).unwrap();
+    as_a_plain_user(|_| {
+        let foreign = NamedError::ForeignOwner { uid: 0 };
+        for refused in [
+            scratch.0.open(LAYOUT),
+            scratch.0.create(LAYOUT, WORD, never),
+            scratch.0.open_or_create(LAYOUT, WORD, never),
+        ] {
+            assert_eq!(refused.unwrap_err(), foreign);
+        }
+        assert_eq!(scratch.0.open_read_only(LAYOUT).unwrap_err(), foreign);
+        let wanted = scratch.0.clone().any_owner(true);
+        let denied = NamedError::System(Errno::ACCESS);
+        assert_eq!(wanted.open(LAYOUT).unwrap_err(), denied);
+        assert_eq!(wanted.open_read_only(LAYOUT).unwrap_err(), denied);
+    });
+}
+
+#[test]
+fn a_file_that_a_dead_makers_umask_has_left_without_rights_is_made_anew_or_cleaned_up() {
+    as_a_plain_user(|directory| {
+        let named = Named::at(directory.join("name"));
+        let left = || {
+            fs::write(named.path(), b"").unwrap();
+            fs::set_permissions(named.path(), fs::Permissions::from_mode(0o1000)).unwrap();
+            let denied = fs::File::open(named.path()).unwrap_err();
+            assert_eq!(denied.kind(), std::io::ErrorKind::PermissionDenied);
+        };
+        left();
+        let refused = named.open_read_only(LAYOUT).unwrap_err();
+        assert_eq!(refused, NamedError::NotFound);
+        assert!(list(directory).unwrap()[0].is_leftover());
+        assert_eq!(clean_up(directory).unwrap(), 1);
+        left();
+        assert_eq!(named.open(LAYOUT).unwrap_err(), NamedError::NotFound);
+        assert!(!named.path().exists());
+        for make in [Named::create, Named::open_or_create] {
+            left();
+            let made = make(&named, LAYOUT, WORD, sets(1)).unwrap();
+            assert!(made.is_creator());
+            let mode = fs::metadata(named.path()).unwrap().mode();
+            assert_eq!(mode & 0o7777, 0o1600);
+        }
+        // Not ours, and left as it is.
+        fs::write(named.path(), b"").unwrap();
+        fs::set_permissions(named.path(), fs::Permissions::from_mode(0)).unwrap();
+        let refused = named.open_or_create(LAYOUT, WORD, never).unwrap_err();
+        assert_eq!(refused, NamedError::System(Errno::ACCESS));
+        assert!(list(directory).unwrap().is_empty());
+    });
 }
 
 #[test]

@@ -334,8 +334,10 @@ impl Door {
     /// They share the byte of what is finished only, and ask before: others believe in a share.
     fn try_look_in(named: &Named) -> Result<Found, NamedError> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = fs::open(&named.path, flags, Mode::empty())
-            .map_err(|errno| error::of(errno, &named.path))?;
+        let file = match fs::open(&named.path, flags, Mode::empty()) {
+            Ok(file) => file,
+            Err(errno) => return Err(no_look_at(named, errno)),
+        };
         check_owner(named, &fs::fstat(&file)?)?;
         let held = ofd::held(file.as_fd(), USE)?;
         let Some(stat) = current(&file, &named.path)? else {
@@ -418,10 +420,61 @@ fn open(named: &Named, want: Want) -> Result<Option<(OwnedFd, bool)>, NamedError
             Ok(file) => return Ok(Some((file, making))),
             Err(Errno::EXIST) if making => making = false,
             Err(Errno::NOENT) if !making && want != Want::Old => making = true,
+            Err(Errno::ACCESS) if !making && want_rights(named)? => {}
             Err(errno) => return Err(error::of(errno, &named.path)),
         }
     }
     Ok(None)
+}
+
+/// Why a file may not be opened. `true`: it was one of ours that was never begun, whose maker's umask has
+/// left nobody any right, and may be opened now.
+fn want_rights(named: &Named) -> Result<bool, NamedError> {
+    let path = &named.path;
+    let stat = match fs::lstat(path) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return Ok(true), // removed since
+        Err(_) => return Ok(false),           // a directory that we may not look into
+    };
+    check_owner(named, &stat)?;
+    Ok(is_without_rights(&stat) && give_rights(path, identity(&stat)))
+}
+
+/// Why a file may not be opened by those who may only read.
+fn no_look_at(named: &Named, errno: Errno) -> NamedError {
+    match fs::lstat(&named.path) {
+        Ok(stat) if errno == Errno::ACCESS => match check_owner(named, &stat) {
+            Ok(()) if is_without_rights(&stat) => NamedError::NotFound,
+            Ok(()) => NamedError::System(errno),
+            Err(error) => error,
+        },
+        _ => error::of(errno, &named.path),
+    }
+}
+
+/// A maker gives them (step 4) in a few steps after step 1; so what is without them for longer was
+/// left by the dead.
+pub(super) fn is_without_rights(stat: &Stat) -> bool {
+    is_marked(stat)
+        && stat.st_size == 0
+        && !Mode::from_raw_mode(stat.st_mode).contains(PRIVATE)
+        && stat.st_uid == rustix::process::geteuid().as_raw()
+        && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+}
+
+/// Of file `seen` and no other. A file without rights cannot be locked, so it is waited for its maker
+/// first, who would else see the mark come back that he has taken away just now.
+fn give_rights(path: &Path, seen: Identity) -> bool {
+    std::thread::sleep(LAST_PAUSE);
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(file) = fs::open(path, flags, Mode::empty()) else {
+        return false;
+    };
+    let stat = fs::fstat(&file);
+    if !stat.is_ok_and(|stat| identity(&stat) == seen && is_without_rights(&stat)) {
+        return true; // somebody else has given them, or removed it
+    }
+    sys::change_mode(file.as_fd(), PRIVATE | MARK).is_ok()
 }
 
 fn check_owner(named: &Named, stat: &Stat) -> Result<(), NamedError> {
@@ -490,7 +543,14 @@ fn identity(stat: &Stat) -> Identity {
 /// grant the exclusive lock while the child uses the file.
 pub(super) fn remove_if_unused(path: &Path, entered: Option<Identity>) -> bool {
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let Ok(file) = fs::open(path, flags, Mode::empty()) else {
+    let file = fs::open(path, flags, Mode::empty()).or_else(|errno| {
+        let stat = fs::lstat(path)?;
+        match is_without_rights(&stat) && give_rights(path, identity(&stat)) {
+            true => fs::open(path, flags, Mode::empty()),
+            false => Err(errno),
+        }
+    });
+    let Ok(file) = file else {
         return false;
     };
     let is_ours = |stat: &Stat| match entered {

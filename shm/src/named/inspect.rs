@@ -97,15 +97,32 @@ impl NamedInfo {
         Ok(users)
     }
 
+    /// A file that was never begun, whose maker's umask has left nobody any right.
+    fn without_rights(path: &Path) -> Option<Self> {
+        let stat = rustix::fs::lstat(path).ok()?;
+        door::is_without_rights(&stat).then(|| Self {
+            path: path.to_owned(),
+            size: 0,
+            is_tracked: true,
+            is_used: false, // as far as can be told
+            state: NamedState::Unfinished {
+                creator: 0,
+                creator_died: false,
+            },
+        })
+    }
+
     /// What the file `path` is, if it is one of ours: marked, or with a header.
     fn of(path: &Path) -> Option<Self> {
         // Not through a link, and without waiting for the other end of a pipe.
         let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-        let file = File::options()
+        let opened = File::options()
             .read(true)
             .custom_flags(flags.bits() as i32)
-            .open(path)
-            .ok()?;
+            .open(path);
+        let Ok(file) = opened else {
+            return Self::without_rights(path);
+        };
         let metadata = file.metadata().ok()?;
         if !metadata.is_file() || metadata.file_type().is_socket() {
             return None;

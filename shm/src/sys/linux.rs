@@ -123,6 +123,15 @@ pub(crate) fn proc_path<R>(
     f(path)
 }
 
+/// Of a file that was opened by its path only (`O_PATH`): `fchmod` refuses it.
+#[cfg(feature = "std")]
+pub(crate) fn change_mode(file: rustix::fd::BorrowedFd<'_>, mode: Mode) -> Result<(), Errno> {
+    let number = rustix::fd::AsRawFd::as_raw_fd(&file);
+    proc_path(format_args!("thread-self/fd/{number}"), |path| {
+        fs::chmod(path, mode)
+    })
+}
+
 #[derive(Default)]
 struct PathBuffer {
     bytes: [u8; 32],
