@@ -57,7 +57,7 @@ const MAX_SLOT: usize = 9_999_999;
 ///
 /// # Crash safety
 ///
-/// A process killed while it sets an item may leave it with the new type and the old bytes, or half
+/// A maker killed leaves no list that could be opened. A process killed while it sets an item may leave it with the new type and the old bytes, or half
 /// of the new ones; the other items are as they were. Trust: *guarded*: where the items lie is read
 /// once, when it is opened, and checked; what is wrong later is [`ListError::Corrupt`].
 ///
@@ -97,6 +97,9 @@ pub enum ListError {
         /// Which part.
         field: &'static str,
     },
+    /// No items in memory that has room for some: Python has made it and is just filling it in, or has
+    /// died at that. This library's lists are filled in before they can be opened.
+    Unfinished,
     /// There is no such value in the list.
     NotFound,
     /// The memory could not be made or opened.
@@ -111,6 +114,7 @@ impl fmt::Display for ListError {
             Self::TrailingNul => f.write_str("a NUL at the end would be lost"),
             Self::NotText(bytes) => write!(f, "text that is not UTF-8: {bytes:x?}"),
             Self::Corrupt { field } => write!(f, "corrupt list: {field}"),
+            Self::Unfinished => f.write_str("a list that its maker has not filled in"),
             Self::NotFound => f.write_str("no such value in the list"),
             Self::Named(error) => error.fmt(f),
         }
@@ -140,7 +144,7 @@ impl ShareableList {
     /// [`ListError::TrailingNul`], [`ListError::TooLong`], [`ListError::Named`] as
     /// [`SharedMemory::create`].
     pub fn create(items: &[Item]) -> Result<Self, ListError> {
-        Self::create_in(items, SharedMemory::create)
+        Self::create_in(None, items)
     }
 
     /// Makes a list of `items` under `name`.
@@ -149,13 +153,10 @@ impl ShareableList {
     ///
     /// As [`create`](Self::create), and as [`SharedMemory::create_as`].
     pub fn create_as(name: &Named, items: &[Item]) -> Result<Self, ListError> {
-        Self::create_in(items, |size| SharedMemory::create_as(name, size))
+        Self::create_in(Some(name), items)
     }
 
-    fn create_in(
-        items: &[Item],
-        make: impl FnOnce(usize) -> Result<SharedMemory, NamedError>,
-    ) -> Result<Self, ListError> {
+    fn create_in(name: Option<&Named>, items: &[Item]) -> Result<Self, ListError> {
         let start = WORD * (items.len() + 2);
         let mut slots = vec![start];
         let mut end = start;
@@ -170,24 +171,30 @@ impl ShareableList {
             end += slot;
             slots.push(end);
         }
-        let memory = make(end + items.len() * (FORMAT_LEN + 1))?;
-        let list = Self { memory, slots };
-        for (index, item) in items.iter().enumerate() {
-            list.put(index, item, item.slot()?)?;
+        // All of it, so that whoever can open the list finds it filled in.
+        let mut bytes = Vec::with_capacity(end + items.len() * (FORMAT_LEN + 1));
+        bytes.extend((items.len() as i64).to_ne_bytes());
+        for slot in &slots {
+            bytes.extend(((slot - start) as i64).to_ne_bytes());
         }
-        for (index, slot) in list.slots.iter().enumerate() {
-            list.write_word(index + 1, slot - start)?;
+        for (item, end) in items.iter().zip(&slots[1..]) {
+            bytes.extend(item.bytes());
+            bytes.resize(*end, 0);
         }
-        // Last: a list that is not finished has no items.
-        list.write_word(0, items.len())?;
-        Ok(list)
+        for item in items {
+            bytes.extend(item.format(item.slot()?));
+        }
+        bytes.extend(items.iter().map(Item::code));
+        let memory = SharedMemory::create_filled(name, bytes.len(), &bytes)?;
+        Ok(Self { memory, slots })
     }
 
     /// Opens a list that this library or Python has made.
     ///
     /// # Errors
     ///
-    /// [`ListError::Corrupt`] if it is none; [`ListError::Named`] as [`SharedMemory::open`].
+    /// [`ListError::Corrupt`] if it is none; [`ListError::Unfinished`]; [`ListError::Named`] as
+    /// [`SharedMemory::open`].
     pub fn open(name: &str) -> Result<Self, ListError> {
         Self::over(SharedMemory::open(name)?)
     }
@@ -205,7 +212,7 @@ impl ShareableList {
     ///
     /// # Errors
     ///
-    /// [`ListError::Corrupt`] if they are none.
+    /// [`ListError::Corrupt`] if they are none, [`ListError::Unfinished`] if they are not one yet.
     pub fn over(memory: SharedMemory) -> Result<Self, ListError> {
         let corrupt = |field| ListError::Corrupt { field };
         let mut list = Self {
@@ -217,6 +224,10 @@ impl ShareableList {
         // Each item takes a slot, an offset, a format and a code.
         if len > size / (2 * WORD + FORMAT_LEN + 1) {
             return Err(corrupt("length"));
+        }
+        // A list of no items has two words and no more.
+        if len == 0 && size > 2 * WORD {
+            return Err(ListError::Unfinished);
         }
         let start = WORD * (len + 2);
         let mut last = 0;
@@ -388,10 +399,6 @@ impl ShareableList {
         let mut bytes = [0; WORD];
         self.read(number * WORD, &mut bytes)?;
         usize::try_from(i64::from_ne_bytes(bytes)).map_err(|_| ListError::Corrupt { field: "sign" })
-    }
-
-    fn write_word(&self, number: usize, value: usize) -> Result<(), ListError> {
-        self.write(number * WORD, &(value as i64).to_ne_bytes())
     }
 
     fn read(&self, at: usize, bytes: &mut [u8]) -> Result<(), ListError> {

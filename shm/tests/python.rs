@@ -298,6 +298,52 @@ fn bytes_that_are_no_list_are_refused() {
 }
 
 #[test]
+fn a_list_that_its_maker_has_not_filled_in_is_not_taken_for_an_empty_one() {
+    let _watchdog = Watchdog::seconds(60);
+    let _alone = alone();
+    // As Python's is, before its first `pack_into`.
+    let memory = SharedMemory::create(1000).unwrap();
+    let opened = ShareableList::open(memory.name()).map(|list| list.len());
+    assert_eq!(opened, Err(ListError::Unfinished));
+    let empty = ShareableList::create(&[]).unwrap();
+    assert_eq!(ShareableList::open(empty.name()).unwrap().len(), 0);
+}
+
+#[test]
+fn a_list_can_be_opened_only_when_its_maker_has_filled_it_in() {
+    let _watchdog = Watchdog::seconds(60);
+    let _alone = alone();
+    let name = Named::new(&name("filling")).unwrap();
+    let items = vec![Item::from(7); 1000];
+    let stopped = std::sync::atomic::AtomicU32::new(0);
+    std::thread::scope(|threads| {
+        let opener = threads.spawn(|| {
+            let mut opened = 0;
+            while stopped.load(std::sync::atomic::Ordering::Relaxed) == 0 {
+                match ShareableList::open_as(&name) {
+                    Ok(list) => {
+                        assert_eq!(list.len(), 1000);
+                        assert_eq!(list.get(999), Ok(Item::Int(7)));
+                        opened += 1;
+                    }
+                    Err(error) => assert_eq!(error, NamedError::NotFound.into()),
+                }
+            }
+            opened
+        });
+        for _ in 0..2000 {
+            // The opener may have the last one still.
+            match ShareableList::create_as(&name, &items) {
+                Ok(list) => drop(list),
+                Err(error) => assert_eq!(error, NamedError::AlreadyExists.into()),
+            }
+        }
+        stopped.store(1, std::sync::atomic::Ordering::Relaxed);
+        println!("opened {} times", opener.join().unwrap());
+    });
+}
+
+#[test]
 fn bytes_out_of_bounds_are_refused() {
     let _watchdog = Watchdog::seconds(60);
     let _alone = alone();
