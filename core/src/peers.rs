@@ -21,6 +21,14 @@ pub unsafe trait Peers: Sync {
     /// Whether `participant` has ended. An id whose slot has a newer epoch has.
     fn is_dead(&self, participant: ParticipantId) -> bool;
 
+    /// Whether there can be such a participant: `false` for one that the table has no slot for. A word
+    /// that names it was written by nobody who follows the protocol, and nobody can attest its
+    /// death.
+    fn can_be(&self, participant: ParticipantId) -> bool {
+        let _ = participant;
+        true
+    }
+
     /// A number for the table that all of them are in; not 0, and another one for another table. A
     /// lock is bound to the table of the first participant that takes it.
     fn table(&self) -> u32;

@@ -434,15 +434,31 @@ impl Heap {
     /// # Errors
     ///
     /// [`HeapError::Exists`], [`HeapError::Full`], [`HeapError::InvalidKey`], [`HeapError::Alloc`];
-    /// [`HeapError::Timeout`] if another process has had the directory's turn for 10 s.
+    /// [`HeapError::Timeout`] if another process has had the directory's turn for 10 s;
+    /// [`HeapError::Attach`] if what stands there is nobody's turn ([`AttachError::Corrupt`]).
     pub fn create<T: ShmSafe + Send + Sync>(
         &self,
         key: &str,
         value: T,
     ) -> Result<Counted<T>, HeapError> {
+        self.create_timeout(key, value, directory::PATIENCE)
+    }
+
+    /// As [`create`](Self::create), waiting for the directory's turn no longer than `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`create`](Self::create).
+    pub fn create_timeout<T: ShmSafe + Send + Sync>(
+        &self,
+        key: &str,
+        value: T,
+        timeout: impl Into<Timeout>,
+    ) -> Result<Counted<T>, HeapError> {
+        let deadline = Deadline::after(timeout);
         let key = Key::new(key)?;
         let made = self.share(value)?;
-        self.enter(&key, &made)?;
+        self.enter(&key, &made, deadline)?;
         Ok(made)
     }
 
@@ -464,7 +480,7 @@ impl Heap {
         let made = self.share(make())?;
         let key = Key::new(key)?;
         for _ in 0..ATTEMPTS {
-            match self.enter(&key, &made) {
+            match self.enter(&key, &made, Deadline::after(directory::PATIENCE)) {
                 Ok(()) => return Ok(made),
                 Err(HeapError::Exists) => {}
                 Err(error) => return Err(error),
@@ -477,8 +493,12 @@ impl Heap {
         Err(HeapError::NotFound)
     }
 
-    fn enter<T: ShmSafe>(&self, key: &Key<'_>, made: &Counted<T>) -> Result<(), HeapError> {
-        let deadline = Deadline::after(Timeout::from(directory::PATIENCE));
+    fn enter<T: ShmSafe>(
+        &self,
+        key: &Key<'_>,
+        made: &Counted<T>,
+        deadline: Deadline,
+    ) -> Result<(), HeapError> {
         let (handle, layout) = (made.handle(), counted::layout_of::<T>());
         self.inner
             .directory
@@ -489,9 +509,19 @@ impl Heap {
     ///
     /// # Errors
     ///
-    /// [`HeapError::NotFound`], [`HeapError::InvalidKey`], [`HeapError::Timeout`].
+    /// [`HeapError::NotFound`], [`HeapError::InvalidKey`]; [`HeapError::Timeout`] and
+    /// [`HeapError::Attach`] as [`create`](Self::create).
     pub fn remove(&self, key: &str) -> Result<(), HeapError> {
-        let deadline = Deadline::after(Timeout::from(directory::PATIENCE));
+        self.remove_timeout(key, directory::PATIENCE)
+    }
+
+    /// As [`remove`](Self::remove), waiting for the directory's turn no longer than `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`remove`](Self::remove).
+    pub fn remove_timeout(&self, key: &str, timeout: impl Into<Timeout>) -> Result<(), HeapError> {
+        let deadline = Deadline::after(timeout);
         self.inner
             .directory
             .remove(&Key::new(key)?, &self.inner, deadline)

@@ -560,6 +560,10 @@ unsafe impl Peers for Participant {
         !participant.is_anonymous() && participant != self.me() && self.table.has_died(participant)
     }
 
+    fn can_be(&self, participant: ParticipantId) -> bool {
+        u32::from(participant.slot()) < self.table.slots
+    }
+
     fn table(&self) -> u32 {
         self.table.header().number.load(Ordering::Relaxed)
     }

@@ -75,7 +75,8 @@ const ATTEMPTS: u32 = 1 << 16;
 ///
 /// A writer killed at any point leaves the old value or the new one; the next writer goes on within
 /// its inner bound. Trust: *guarded* as to memory; a peer can write garbage, or keep readers from
-/// getting a value ([`SnapshotError::Unsettled`]).
+/// getting a value ([`SnapshotError::Unsettled`]), or writers from their turn, by what is none
+/// ([`SnapshotError::Corrupt`]) or looks like a living one's.
 ///
 /// # Fork
 ///
@@ -101,6 +102,8 @@ pub enum SnapshotError {
     Timeout,
     /// The caller is not among the participants, so that its death could not be told.
     NotAParticipant,
+    /// The word of the writers' turn holds garbage: nobody can write any more.
+    Corrupt,
     /// The kernel refused.
     System(Errno),
 }
@@ -111,6 +114,7 @@ impl fmt::Display for SnapshotError {
             Self::Unsettled => f.write_str("it changes faster than it can be read"),
             Self::Timeout => f.write_str("timed out"),
             Self::NotAParticipant => f.write_str("the writer is not a participant"),
+            Self::Corrupt => f.write_str("the writers' turn is corrupt"),
             Self::System(errno) => write!(f, "waiting in shared memory: {errno}"),
         }
     }
@@ -123,6 +127,7 @@ impl From<TurnError> for SnapshotError {
         match error {
             TurnError::Timeout => Self::Timeout,
             TurnError::NotAParticipant => Self::NotAParticipant,
+            TurnError::Corrupt => Self::Corrupt,
             TurnError::System(errno) => Self::System(errno),
         }
     }
@@ -144,8 +149,8 @@ impl<T: AnyBitPattern + NoUninit> Snapshot<T> {
     ///
     /// # Errors
     ///
-    /// [`SnapshotError::Timeout`], [`SnapshotError::NotAParticipant`], [`SnapshotError::System`]:
-    /// nothing was published.
+    /// [`SnapshotError::Timeout`], [`SnapshotError::NotAParticipant`], [`SnapshotError::Corrupt`],
+    /// [`SnapshotError::System`]: nothing was published.
     #[inline]
     pub fn write(
         &self,
@@ -158,6 +163,9 @@ impl<T: AnyBitPattern + NoUninit> Snapshot<T> {
 
     /// Publishes what `change` makes of the present value; no other writer comes in between. If
     /// `change` panics, nothing is published.
+    ///
+    /// `change` must not write or update the same snapshot: it has the turn that it would wait for.
+    /// Without a timeout that is for ever; with one, [`SnapshotError::Timeout`]. It may read it.
     ///
     /// # Errors
     ///

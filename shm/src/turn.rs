@@ -36,6 +36,7 @@ use multiprocess_core::{Deadline, Errno, ParticipantId, Peers, spin};
 // | 0 | free; a zeroed page is | giver (5) | taker (1) |
 // | participant | taken | taker (1), heir (3) | giver (5), heir (3) |
 // | participant, WAITERS | taken, somebody may sleep | waiter (3), taker that has slept (1) | the same |
+// | with other bits, or of a slot that there is not | garbage: `Corrupt` | | |
 const FREE: u64 = 0;
 const WAITERS: u64 = 1 << 32;
 
@@ -50,6 +51,8 @@ pub(crate) enum TurnError {
     Timeout,
     /// The caller is anonymous: its death could not be told.
     NotAParticipant,
+    /// Nobody of ours has written what stands there.
+    Corrupt,
     System(Errno),
 }
 
@@ -132,6 +135,9 @@ impl Turn {
                 continue;
             }
             let holder = ParticipantId::from_bits(seen as u32);
+            if seen >> 33 != 0 || !peers.can_be(holder) {
+                return Err(TurnError::Corrupt);
+            }
             // Before it sleeps, too: whoever holds it for longer than we spin may well be dead.
             if self.inherit(peers, seen, holder, mine) {
                 return Ok(self.taken(true));

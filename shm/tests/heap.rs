@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use common::Random;
 use multiprocess_core::atomic::{AtomicU64, Ordering::Relaxed};
-use multiprocess_core::{AttachError, Memory};
+use multiprocess_core::{AttachError, Memory, Peers};
 use multiprocess_shm::{
-    AllocError, Counted, DIRECTORY, Heap, HeapConfig, HeapError, MAX_KEY, Named, NamedError, list,
+    AllocError, Counted, DIRECTORY, Heap, HeapConfig, HeapError, MAX_KEY, Mapping, Named,
+    NamedError, list,
 };
 use multiprocess_testkit::child::{self, Child};
 use multiprocess_testkit::watchdog::Watchdog;
@@ -406,4 +407,59 @@ fn bytes_that_are_no_heap_are_refused() {
             at.store(was, Relaxed);
         }
     }
+}
+
+#[test]
+fn garbage_in_the_directorys_turn_is_told_and_not_waited_for() {
+    let _watchdog = Watchdog::seconds(60);
+    let config = HeapConfig {
+        objects: 999,
+        participants: 2,
+        ..HeapConfig::default()
+    };
+    let heap = Heap::new(&config).unwrap();
+    let made = heap.create("there", 1u64).unwrap();
+    let peer = Mapping::attach(heap.as_fd().try_clone_to_owned().unwrap()).unwrap();
+    let word = |number: usize| -> &AtomicU64 {
+        assert!(8 * (number + 1) <= peer.len());
+        // SAFETY: inside the mapping, as just checked; all access is by atomics.
+        unsafe { peer.region().base().cast().add(number).as_ref() }
+    };
+    // A free turn, and the number of places: a third more than objects.
+    let is_directory = |first: &usize| {
+        let rest = (2..16).all(|number| word(first + number).load(Relaxed) == 0);
+        word(*first).load(Relaxed) == 0 && word(first + 1).load(Relaxed) == 999 + 333 && rest
+    };
+    let found: Vec<usize> = (0..peer.len() / 8)
+        .step_by(16)
+        .filter(is_directory)
+        .collect();
+    let [directory] = found[..] else {
+        panic!("directories at {found:?}");
+    };
+    let turn = word(directory);
+    let corrupt = HeapError::Attach(AttachError::Corrupt { field: "turn" });
+    for garbage in [u64::MAX, 1 << 40, 0x1_ea60] {
+        turn.store(garbage, Relaxed);
+        assert_eq!(heap.create("a", 1u64).err(), Some(corrupt), "{garbage:#x}");
+        assert_eq!(heap.remove("there"), Err(corrupt));
+        assert_eq!(*heap.find::<u64>("there").unwrap(), 1);
+    }
+    // A living participant's is waited for, as long as one cares to.
+    turn.store(heap.participant().me().bits().into(), Relaxed);
+    let timeout = Duration::from_millis(1);
+    let refused = heap.create_timeout("a", 1u64, timeout).err();
+    assert_eq!(refused, Some(HeapError::Timeout));
+    assert_eq!(
+        heap.remove_timeout("there", timeout),
+        Err(HeapError::Timeout)
+    );
+    turn.store(0, Relaxed);
+    heap.remove("there").unwrap();
+    drop(made);
+    assert_eq!(
+        heap.statistics().blocks,
+        0,
+        "what was refused is given back"
+    );
 }

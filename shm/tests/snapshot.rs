@@ -6,9 +6,9 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use multiprocess_core::{AttachError, ParticipantId, Peers, Region, ShmSafe, View};
+use multiprocess_core::{AttachError, Memory, ParticipantId, Peers, Region, ShmSafe, View};
 use multiprocess_shm::{
-    Options, Participants, ReadOnlySegment, Segment, Shared, Snapshot, SnapshotError,
+    Mapping, Options, Participants, ReadOnlySegment, Segment, Shared, Snapshot, SnapshotError,
     SnapshotReader,
 };
 use multiprocess_testkit::watchdog::Watchdog;
@@ -196,4 +196,43 @@ fn it_travels_as_a_shared_value() {
     let attached = Shared::<Snapshot<f64>>::attach(fd).unwrap();
     shared.write(&me, 2.5, None).unwrap();
     assert_eq!(attached.read(), Ok(2.5));
+}
+
+/// The word of the turn, behind the segment's header and the sequence.
+const TURN: usize = 128 + 8;
+
+#[test]
+fn garbage_in_the_turn_is_told_and_not_waited_for() {
+    let _watchdog = Watchdog::seconds(60);
+    let table = Participants::new(2).unwrap();
+    let me = table.join().unwrap();
+    let shared = Shared::new(Snapshot::new([1u64; 4])).unwrap();
+    let peer = Mapping::attach(shared.as_fd().try_clone_to_owned().unwrap()).unwrap();
+    // SAFETY: inside the mapping and aligned; all access is by atomics.
+    let turn: &AtomicU64 = unsafe { peer.region().base().add(TURN).cast().as_ref() };
+    // Stray bits above a living holder, above none, and holders in slots that there are not.
+    let mine = u64::from(me.me().bits());
+    for garbage in [u64::MAX, 1 << 40 | mine, 1 << 33, 0x1_ea60, 1 << 32 | 2] {
+        turn.store(garbage, Relaxed);
+        let refused = shared.write(&me, [2; 4], None);
+        assert_eq!(refused, Err(SnapshotError::Corrupt), "{garbage:#x}");
+        assert_eq!(turn.load(Relaxed), garbage);
+        assert_eq!(shared.read(), Ok([1; 4]));
+    }
+    // That somebody may sleep is said of a free one too often, and heals.
+    turn.store(1 << 32, Relaxed);
+    assert_eq!(shared.write(&me, [2; 4], None), Ok(()));
+}
+
+#[test]
+fn an_update_inside_an_update_gets_no_turn() {
+    let snapshot = Snapshot::new(1u64);
+    let inside = |value| {
+        let refused = snapshot.write(&ME, 7, Duration::from_millis(1));
+        assert_eq!(refused, Err(SnapshotError::Timeout));
+        assert_eq!(snapshot.read(), Ok(1));
+        value + 1
+    };
+    snapshot.update(&ME, inside, None).unwrap();
+    assert_eq!(snapshot.read(), Ok(2));
 }

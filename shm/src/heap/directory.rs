@@ -307,6 +307,7 @@ impl<M: Memory> Directory<M> {
         let taken = taken.map_err(|error| match error {
             TurnError::Timeout => HeapError::Timeout,
             TurnError::NotAParticipant => HeapError::NotAParticipant,
+            TurnError::Corrupt => AttachError::Corrupt { field: "turn" }.into(),
             TurnError::System(errno) => HeapError::System(errno),
         })?;
         if taken.is_inherited() {
