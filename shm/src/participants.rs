@@ -31,146 +31,22 @@
 //! | 2, 3 | a byte that the kernel frees at once, a slot half-written under its old epoch | the old epoch's owner is dead anyway; the next owner writes it again |
 //! | 4 | its byte is freed | it is dead |
 
-use core::alloc::Layout;
 use core::fmt;
 use core::ptr::NonNull;
 
 use multiprocess_core::atomic::{AtomicU32, AtomicU64, Ordering, spin_loop};
 use multiprocess_core::thread::generation;
-use multiprocess_core::{
-    AttachError, CreateError, Deadline, Errno, LayoutHash, ParticipantId, Peers, Place, Region,
-};
+use multiprocess_core::{AttachError, CreateError, Errno, ParticipantId, Peers, Place};
 use rustix::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use crate::Segment;
-use crate::sys::{self, Identity, ofd};
+use crate::sys::{Identity, ofd};
 
-/// "MPRCPART" in the byte order of its writer.
-const MAGIC: u64 = u64::from_le_bytes(*b"MPRCPART");
-const VERSION: u32 = 1;
-const MIXED_NAMESPACES: u32 = 1;
+mod state;
 
-/// In a slot's epoch: the participant has left, while its process went on.
-const LEFT: u32 = 1 << 16;
+pub use state::{MAX_PARTICIPANTS, ParticipantsState};
 
-/// Most participants a table can have: an id has 16 bits for the slot.
-pub const MAX_PARTICIPANTS: u32 = 1 << 16;
-
-#[repr(C, align(128))]
-struct Header {
-    magic: AtomicU64,
-    version: AtomicU32,
-    slots: AtomicU32,
-    pid_namespace: AtomicU64,
-    flags: AtomicU32,
-    number: AtomicU32,
-}
-
-/// All by the owner, who has the byte lock; read by anybody.
-#[repr(C)]
-struct Slot {
-    /// Lives of this slot, in the low 16 bits; 0: never used. And [`LEFT`].
-    epoch: AtomicU32,
-    pid: AtomicU32,
-    start_time: AtomicU64,
-    pid_namespace: AtomicU64,
-    reserved: AtomicU64,
-}
-
-#[cfg(not(loom))]
-mod layout {
-    use super::{Header, Slot};
-    use core::mem::offset_of;
-    use static_assertions::const_assert_eq;
-
-    const_assert_eq!(size_of::<Header>(), 0x80);
-    const_assert_eq!(offset_of!(Header, version), 0x08);
-    const_assert_eq!(offset_of!(Header, slots), 0x0c);
-    const_assert_eq!(offset_of!(Header, pid_namespace), 0x10);
-    const_assert_eq!(offset_of!(Header, flags), 0x18);
-    const_assert_eq!(offset_of!(Header, number), 0x1c);
-    const_assert_eq!(size_of::<Slot>(), 32);
-    const_assert_eq!(offset_of!(Slot, pid), 0x04);
-    const_assert_eq!(offset_of!(Slot, start_time), 0x08);
-    const_assert_eq!(offset_of!(Slot, pid_namespace), 0x10);
-}
-
-/// The state in shared memory: a [`Place`], to put a table into a segment among other things.
-///
-/// The configuration is the number of slots, 1 to [`MAX_PARTICIPANTS`]. [`Participants::within`]
-/// attaches to it.
-#[derive(Debug)]
-pub struct ParticipantsState;
-
-// SAFETY: `attach` checks magic, version and that as many slots as it returns fit the region.
-unsafe impl Place for ParticipantsState {
-    type Config = u32;
-
-    const LAYOUT: LayoutHash = LayoutHash::of("Participants").mix(VERSION as u64);
-
-    fn layout(slots: &u32) -> Result<Layout, CreateError> {
-        let absurd = CreateError::Capacity {
-            requested: u64::from(*slots),
-            max: u64::from(MAX_PARTICIPANTS),
-        };
-        if *slots == 0 || *slots > MAX_PARTICIPANTS {
-            return Err(absurd);
-        }
-        let size = size_of::<Header>() + *slots as usize * size_of::<Slot>();
-        Layout::from_size_align(size, align_of::<Header>()).map_err(|_| absurd)
-    }
-
-    unsafe fn init(region: Region<'_>, slots: &u32) -> Result<(), CreateError> {
-        region.check(Self::layout(slots)?)?;
-        // SAFETY: large enough and aligned, as just checked; nobody else uses the bytes.
-        unsafe { region.base().as_ptr().write_bytes(0, region.len()) };
-        // SAFETY: as above; all fields are atomics, of which zero is a valid value.
-        let header = unsafe { region.base().cast::<Header>().as_ref() };
-        header.version.store(VERSION, Ordering::Relaxed);
-        header.slots.store(*slots, Ordering::Relaxed);
-        header
-            .pid_namespace
-            .store(sys::pid_namespace(), Ordering::Relaxed);
-        // Time tells the tables of one machine apart, and costs no entropy.
-        let now = Deadline::now().nanos().unwrap_or(0);
-        let number = (now ^ now >> 32) as u32 | 1;
-        header.number.store(number, Ordering::Relaxed);
-        // Release pairs with the Acquire load in `attach`.
-        header.magic.store(MAGIC, Ordering::Release);
-        Ok(())
-    }
-
-    fn attach(region: Region<'_>) -> Result<u32, AttachError> {
-        let have = region.len() as u64;
-        let truncated = |need: usize| AttachError::Truncated {
-            need: need as u64,
-            have,
-        };
-        region
-            .check(Layout::new::<Header>())
-            .map_err(|_| truncated(size_of::<Header>()))?;
-        // SAFETY: large enough and aligned; any bytes are valid atomics.
-        let header = unsafe { region.base().cast::<Header>().as_ref() };
-        // Acquire pairs with the Release store in `init`.
-        let magic = header.magic.load(Ordering::Acquire);
-        if magic != MAGIC {
-            return Err(AttachError::BadMagic { found: magic });
-        }
-        let version = header.version.load(Ordering::Relaxed);
-        if version != VERSION {
-            return Err(AttachError::Version {
-                found: version,
-                expected: VERSION,
-            });
-        }
-        let slots = header.slots.load(Ordering::Relaxed);
-        let layout = Self::layout(&slots).map_err(|_| AttachError::Corrupt { field: "slots" })?;
-        if region.len() < layout.size() {
-            return Err(truncated(layout.size()));
-        }
-        Ok(slots)
-    }
-}
+use state::{Header, LEFT, MIXED_NAMESPACES, Slot};
 
 /// A table of processes in shared memory, in which each can [`join`](Self::join), and by which
 /// each can tell who of the others has died.
@@ -595,8 +471,8 @@ impl fmt::Debug for Participant {
 }
 
 fn errno_of(error: AttachError) -> Errno {
-    match error {
-        AttachError::System(errno) => errno,
-        _ => Errno::IO,
+    if let AttachError::System(errno) = error {
+        return errno;
     }
+    Errno::IO
 }

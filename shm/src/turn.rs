@@ -34,11 +34,14 @@ use multiprocess_core::{Deadline, Errno, ParticipantId, Peers, spin};
 // | word | meaning | who enters | who leaves |
 // |---|---|---|---|
 // | 0 | free; a zeroed page is | giver (5) | taker (1) |
-// | participant | taken | taker (1), heir (3) | giver (5), heir (3) |
-// | participant, WAITERS | taken, somebody may sleep | waiter (3), taker that has slept (1) | the same |
-// | with other bits, or of a slot that there is not | garbage: `Corrupt` | | |
+// | participant, table | taken | taker (1), heir (3) | giver (5), heir (3) |
+// | participant, table, WAITERS | taken, somebody may sleep | waiter (3), taker that has slept (1) | the same |
+// | of a slot that there is not, or of another table: its participants we cannot judge | `Corrupt` | | |
+//
+// The participant in bits 0-31, WAITERS in bit 32, the low bits of its table's number above.
 const FREE: u64 = 0;
 const WAITERS: u64 = 1 << 32;
+const TABLE: u32 = 33;
 
 /// In shared memory; any party, by CAS.
 #[derive(Debug)]
@@ -92,7 +95,8 @@ impl Turn {
         if me.is_anonymous() {
             return Err(TurnError::NotAParticipant);
         }
-        let mine = u64::from(me.bits());
+        let table = u64::from(peers.table()) << TABLE;
+        let mine = u64::from(me.bits()) | table;
         // Acquire pairs with the Release half in `drop`.
         match self.0.compare_exchange(FREE, mine, Acquire, Relaxed) {
             Ok(_) => Ok(self.taken(false)),
@@ -135,7 +139,7 @@ impl Turn {
                 continue;
             }
             let holder = ParticipantId::from_bits(seen as u32);
-            if seen >> 33 != 0 || !peers.can_be(holder) {
+            if seen >> TABLE != mine >> TABLE || !peers.can_be(holder) {
                 return Err(TurnError::Corrupt);
             }
             // Before it sleeps, too: whoever holds it for longer than we spin may well be dead.

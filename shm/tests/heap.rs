@@ -446,7 +446,8 @@ fn garbage_in_the_directorys_turn_is_told_and_not_waited_for() {
         assert_eq!(*heap.find::<u64>("there").unwrap(), 1);
     }
     // A living participant's is waited for, as long as one cares to.
-    turn.store(heap.participant().me().bits().into(), Relaxed);
+    let (me, table) = (heap.participant().me(), heap.participant().table());
+    turn.store(u64::from(me.bits()) | u64::from(table) << 33, Relaxed);
     let timeout = Duration::from_millis(1);
     let refused = heap.create_timeout("a", 1u64, timeout).err();
     assert_eq!(refused, Some(HeapError::Timeout));

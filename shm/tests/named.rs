@@ -422,7 +422,7 @@ fn a_file_that_a_dead_makers_umask_has_left_without_rights_is_made_anew_or_clean
         }
         // Not ours, and left as it is.
         fs::write(named.path(), b"").unwrap();
-        fs::set_permissions(named.path(), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(named.path(), fs::Permissions::from_mode(0o0)).unwrap();
         let refused = named.open_or_create(LAYOUT, WORD, never).unwrap_err();
         assert_eq!(refused, NamedError::System(Errno::ACCESS));
         assert!(list(directory).unwrap().is_empty());

@@ -236,3 +236,22 @@ fn an_update_inside_an_update_gets_no_turn() {
     snapshot.update(&ME, inside, None).unwrap();
     assert_eq!(snapshot.read(), Ok(2));
 }
+
+/// A writer of another table took the id in the turn for one of its own, which was dead.
+#[test]
+fn a_writer_of_another_table_judges_nobody() {
+    let [one, other] = [(); 2].map(|()| Participants::new(4).unwrap());
+    // Number 1 of one table lives, of the other it is dead: nobody has been it.
+    let (_first, writer) = (one.join().unwrap(), one.join().unwrap());
+    let stranger = other.join().unwrap();
+    let value = Snapshot::new(1_u64);
+    let change = |now| {
+        let wait = Duration::from_millis(80);
+        assert_eq!(value.write(&stranger, 7, wait), Err(SnapshotError::Corrupt));
+        now + 1
+    };
+    value.update(&writer, change, None).unwrap();
+    assert_eq!(value.read(), Ok(2));
+    value.write(&stranger, 3, None).unwrap();
+    assert_eq!(value.read(), Ok(3));
+}
