@@ -43,6 +43,7 @@ use crate::{HugePages, Mapping, Options};
 
 mod door;
 mod error;
+mod file;
 mod handle;
 mod inspect;
 
@@ -61,7 +62,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The name of a segment, and how it is to be made or entered.
 ///
-/// Not for processes that can pass a descriptor on: nameless [`Segment`]s are sealed, and gone when
+/// Not for processes that can pass a descriptor on: nameless [`Segment`](crate::Segment)s are sealed, and gone when
 /// the last process is. A named file cannot be sealed: whoever may write it can also cut it off,
 /// and then the others are killed by `SIGBUS` when they touch what is missing. So it is made with
 /// mode 0600, and files of other users are refused.
@@ -218,7 +219,7 @@ impl Named {
     ///
     /// [`NamedError::AlreadyExists`] if somebody uses it, or if it is not tracked and so nobody's
     /// leftover; [`NamedError::Attach`] for a file that is not ours, be it empty, which stays as it is;
-    /// [`NamedError::Create`] for what [`Segment::create`] or `init` says, with nothing
+    /// [`NamedError::Create`] for what [`Segment::create`](crate::Segment::create) or `init` says, with nothing
     /// left behind (so it is if `init` panics); [`NamedError::Timeout`], [`NamedError::NoDirectory`],
     /// [`NamedError::ForeignOwner`], [`NamedError::Unsupported`], [`NamedError::System`].
     pub fn create(
@@ -238,7 +239,7 @@ impl Named {
     /// # Errors
     ///
     /// [`NamedError::NotFound`], also for what the dead have left (which is removed);
-    /// [`NamedError::Attach`] for what [`Segment::attach`] refuses, and for
+    /// [`NamedError::Attach`] for what [`Segment::attach`](crate::Segment::attach) refuses, and for
     /// [`AttachError::OtherBoot`]; and as [`create`](Self::create).
     pub fn open(&self, hash: LayoutHash) -> Result<NamedSegment, NamedError> {
         match Door::enter(self, Want::Old)? {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use multiprocess_core::Region;
 
-use super::door::{self, Identity};
+use super::file::{self, Identity};
 use super::{NamedError, error};
 use crate::{Mapping, ReadOnlySegment, Segment};
 
@@ -45,7 +45,7 @@ impl<M> Inside<M> {
     /// Removes the name, if it leads to this file still.
     pub(crate) fn unlink(&self) -> Result<(), NamedError> {
         let of = |errno| error::of(errno, &self.path);
-        match door::leads_to(&self.path, self.file).map_err(of)? {
+        match file::leads_to(&self.path, self.file).map_err(of)? {
             true => rustix::fs::unlink(&self.path).map_err(of),
             false => Err(NamedError::NotFound),
         }
@@ -66,7 +66,7 @@ impl<M> Drop for Inside<M> {
         // SAFETY: dropped once, here, and not used afterwards.
         unsafe { ManuallyDrop::drop(&mut self.memory) };
         if self.tracked {
-            door::remove_if_unused(&self.path, Some(self.file));
+            file::remove_if_unused(&self.path, Some(self.file));
         }
     }
 }

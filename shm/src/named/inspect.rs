@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::door;
+use super::file;
 use crate::header::{self, Progress};
 
 /// One named segment, or one that is to be or was to be one: as found at the moment of asking.
@@ -100,7 +100,7 @@ impl NamedInfo {
     /// A file that was never begun, whose maker's umask has left nobody any right.
     fn without_rights(path: &Path) -> Option<Self> {
         let stat = rustix::fs::lstat(path).ok()?;
-        door::is_without_rights(&stat).then(|| Self {
+        file::is_without_rights(&stat).then(|| Self {
             path: path.to_owned(),
             size: 0,
             is_tracked: true,
@@ -127,7 +127,7 @@ impl NamedInfo {
         if !metadata.is_file() || metadata.file_type().is_socket() {
             return None;
         }
-        let is_tracked = metadata.mode() & door::MARK.bits() != 0;
+        let is_tracked = metadata.mode() & file::MARK.bits() != 0;
         let mut bytes = header::Bytes::zeroed();
         let read = file.read_at(bytes.as_mut_slice(), 0).unwrap_or(0);
         let state = match bytes.header(read) {
@@ -157,7 +157,7 @@ impl NamedInfo {
             path: path.to_owned(),
             size: metadata.len(),
             is_tracked,
-            is_used: door::is_used(file.as_fd()),
+            is_used: file::is_used(file.as_fd()),
             state,
         })
     }
@@ -202,6 +202,6 @@ pub fn list(directory: impl AsRef<Path>) -> io::Result<Vec<NamedInfo>> {
 pub fn clean_up(directory: impl AsRef<Path>) -> io::Result<usize> {
     let leftovers = list(directory)?.into_iter().filter(NamedInfo::is_leftover);
     Ok(leftovers
-        .filter(|leftover| door::remove_if_unused(&leftover.path, None))
+        .filter(|leftover| file::remove_if_unused(&leftover.path, None))
         .count())
 }

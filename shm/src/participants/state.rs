@@ -59,7 +59,7 @@ mod layout {
 
 /// The state in shared memory: a [`Place`], to put a table into a segment among other things.
 ///
-/// The configuration is the number of slots, 1 to [`MAX_PARTICIPANTS`]. [`Participants::within`]
+/// The configuration is the number of slots, 1 to [`MAX_PARTICIPANTS`]. [`Participants::within`](crate::Participants::within)
 /// attaches to it.
 #[derive(Debug)]
 pub struct ParticipantsState;
