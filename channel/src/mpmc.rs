@@ -74,6 +74,7 @@ mod home;
 mod homeless;
 mod layout;
 mod pace;
+mod ready;
 mod receiver;
 mod sender;
 mod table;

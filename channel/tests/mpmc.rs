@@ -409,3 +409,34 @@ fn a_joiner_waits_for_what_is_in_hand_and_learns_that_nobody_is_left() {
     let (plain, _receiver) = small();
     assert_eq!(plain.join(None), Err(WaitDoneError::NotJoinable));
 }
+
+#[test]
+fn several_rings_and_an_event_are_waited_for_at_once() {
+    use multiprocess_sync::{Event, Source, WaitError, wait_any};
+
+    let _watchdog = Watchdog::seconds(60);
+    let (mut to_first, mut first) = small();
+    let (to_second, mut second) = small();
+    let stop = Event::new();
+    let wait = Duration::from_millis(5);
+    let any = |first: &Receiver<u64>, second: &Receiver<u64>, timeout| {
+        let sources: [&dyn Source; 3] = [first, second, &stop];
+        wait_any(&sources, timeout)
+    };
+    assert_eq!(any(&first, &second, Some(wait)), Err(WaitError::Timeout));
+    std::thread::scope(|scope| {
+        let mut sender = to_second.try_clone().unwrap();
+        scope.spawn(move || {
+            std::thread::sleep(Duration::from_millis(20));
+            sender.send(1).unwrap();
+        });
+        assert_eq!(any(&first, &second, None), Ok(1));
+    });
+    assert_eq!(second.try_recv(), Ok(1));
+    to_first.send(2).unwrap();
+    assert_eq!(any(&first, &second, None), Ok(0));
+    assert_eq!(first.try_recv(), Ok(2));
+    drop(to_second);
+    assert_eq!(any(&first, &second, None), Ok(1), "disconnected");
+    assert_eq!(second.try_recv(), Err(TryRecvError::Disconnected));
+}

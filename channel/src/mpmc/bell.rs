@@ -28,7 +28,7 @@ use multiprocess_core::atomic::{
     Ordering::{Relaxed, SeqCst},
     fence, fence_in_model,
 };
-use multiprocess_core::park::{self, Parked, Patience};
+use multiprocess_core::park::{self, Parked, Patience, WaitEntry};
 
 // | bits of the word | meaning | who enters | who leaves |
 // |---|---|---|---|
@@ -123,6 +123,18 @@ impl Bell {
         let seen = self.0.fetch_or(SLEEPERS, SeqCst) | SLEEPERS;
         fence(SeqCst);
         seen
+    }
+
+    /// To sleep on beside other words.
+    pub(super) fn entry(&self, armed: u32) -> WaitEntry<'_> {
+        WaitEntry::new(&self.0, armed)
+    }
+
+    /// Another sleeper is to look, in place of one that was woken and does not take what is there.
+    #[cold]
+    pub(super) fn pass_on(&self) {
+        fence(SeqCst);
+        self.ring();
     }
 
     /// Step d.

@@ -1,0 +1,54 @@
+//! Waiting for several rings, and other things, at once.
+
+use multiprocess_core::atomic::Ordering::Acquire;
+use multiprocess_core::{Memory, Peers};
+use multiprocess_sync::{Armed, Source};
+
+use super::Receiver;
+use super::words::{Role, State, Word};
+use crate::spsc::Message;
+
+/// Ready when a message is there, or none can come any more.
+///
+/// Among receivers of one ring each message wakes one waiter, which does not necessarily get it: wait, try
+/// to receive, and wait again.
+///
+/// # Examples
+///
+/// ```
+/// use multiprocess_channel::mpmc;
+/// use multiprocess_sync::{Event, Source, wait_any};
+///
+/// let (mut sender, mut jobs) = mpmc::channel::<u64>(16)?;
+/// let stop = Event::new();                               // or in a shared segment
+/// sender.send(7)?;
+/// let sources: [&dyn Source; 2] = [&stop, &jobs];
+/// assert_eq!(wait_any(&sources, None)?, 1);
+/// assert_eq!(jobs.try_recv(), Ok(7));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+impl<T: Message, M: Memory, P: Peers> Source for Receiver<T, M, P> {
+    fn is_ready(&self) -> bool {
+        let parts = &self.endpoint.parts;
+        // Acquire: what is ready is seen whole by who receives it next.
+        let first = Word::from_bits(parts.slot(self.endpoint.cursor).word.load(Acquire));
+        first.state == State::Ready && first.ticket == self.endpoint.cursor
+            || self.endpoint.len() > 0
+            || parts.control().receivers.is_closed()
+            || !parts.is_kept && parts.is_deserted(Role::Sender)
+    }
+
+    fn arm(&self) -> Armed<'_> {
+        let bell = &self.endpoint.parts.control().receivers;
+        // Dekker: after this the look, as in `bell.rs`.
+        let seen = bell.arm();
+        if self.is_ready() {
+            return Armed::Ready;
+        }
+        Armed::Waiting(bell.entry(seen))
+    }
+
+    fn pass_on(&self) {
+        self.endpoint.parts.control().receivers.pass_on();
+    }
+}
