@@ -7,6 +7,7 @@ mod lock;
 mod lock_pthread;
 mod mpmc;
 mod pthread;
+mod queue;
 mod shm;
 mod spsc_blocking;
 mod spsc_rtt;
@@ -41,6 +42,8 @@ pub(crate) const ALL: &[&Comparison] = &[
     &mpmc::ALL[0],
     &mpmc::ALL[1],
     &mpmc::ALL[2],
+    &queue::ALL[0],
+    &queue::ALL[1],
     &bytes::FOUR_KIB,
     &bytes::SIXTY_FOUR_KIB,
     &forkserver::LINE,
