@@ -202,7 +202,9 @@ impl Named {
     /// What only nameless memory can have.
     fn check_options(&self) -> Result<(), NamedError> {
         let option = match self.options {
-            Options { one_writer, .. } if one_writer => "one_writer",
+            Options {
+                one_writer: true, ..
+            } => "one_writer",
             Options {
                 huge_pages: HugePages::Pool,
                 ..

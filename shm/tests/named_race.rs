@@ -228,6 +228,26 @@ fn a_reader_that_looks_in_brings_no_leftover_back_to_life() {
     });
 }
 
+#[test]
+fn as_long_as_somebody_is_inside_the_name_leads_to_where_he_is() {
+    let _one = one_that_cleans();
+    let _watchdog = Watchdog::seconds(120);
+    let scratch = Scratch::new("inside");
+    let comes_and_goes = || {
+        for _ in 0..5000 {
+            let inside = scratch.0.open_or_create(LAYOUT, WORD, sets(1)).unwrap();
+            let file = fs::File::from(inside.as_fd().try_clone_to_owned().unwrap());
+            let inode = fs::metadata(scratch.0.path()).unwrap().ino();
+            assert_eq!(inode, file.metadata().unwrap().ino());
+        }
+    };
+    std::thread::scope(|threads| {
+        for _ in 0..4 {
+            threads.spawn(comes_and_goes);
+        }
+    });
+}
+
 /// Begins to make the name it is given, and does not come to an end.
 fn slow_maker(path: &str) {
     let never = Named::at(path).create(LAYOUT, WORD, |_| {
