@@ -221,3 +221,71 @@ impl From<TryRecvError> for PopIntoError {
         Self::Recv(error)
     }
 }
+
+/// Why a receiver of a `broadcast` ring that may miss messages got none at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TryReadError {
+    /// Nothing is there yet.
+    Empty,
+    /// The sender was faster: so many messages were missed, and the next call goes on behind them.
+    Lagged(u64),
+    /// Nothing is there and nothing will come: the sender has closed.
+    Disconnected,
+    /// The sequence of a slot, or the tail, contradicts the ring's bounds.
+    Corrupt,
+}
+
+/// Why a receiver of a `broadcast` ring that may miss messages gave up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The timeout passed first.
+    Timeout,
+    /// The sender was faster: so many messages were missed, and the next call goes on behind them.
+    Lagged(u64),
+    /// Nothing is there and nothing will come: the sender has closed.
+    Disconnected,
+    /// The sequence of a slot, or the tail, contradicts the ring's bounds.
+    Corrupt,
+    /// The kernel refused to let us sleep.
+    System(Errno),
+}
+
+impl fmt::Display for TryReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str(EMPTY),
+            Self::Lagged(missed) => write!(f, "{missed} messages were missed"),
+            Self::Disconnected => f.write_str(DISCONNECTED),
+            Self::Corrupt => f.write_str(CORRUPT),
+        }
+    }
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Timeout => f.write_str(TIMEOUT),
+            Self::Lagged(missed) => write!(f, "{missed} messages were missed"),
+            Self::Disconnected => f.write_str(DISCONNECTED),
+            Self::Corrupt => f.write_str(CORRUPT),
+            Self::System(errno) => write!(f, "waiting for a message: {errno}"),
+        }
+    }
+}
+
+impl core::error::Error for TryReadError {}
+impl core::error::Error for ReadError {}
+
+impl From<TryReadError> for ReadError {
+    /// As after a wait that was over at once.
+    fn from(error: TryReadError) -> Self {
+        match error {
+            TryReadError::Empty => Self::Timeout,
+            TryReadError::Lagged(missed) => Self::Lagged(missed),
+            TryReadError::Disconnected => Self::Disconnected,
+            TryReadError::Corrupt => Self::Corrupt,
+        }
+    }
+}

@@ -5,6 +5,7 @@
 //! | [`spsc`] | messages of one type, one producer, one consumer: the fastest |
 //! | [`bytes`] | records of any size, written and read in place |
 //! | [`mpmc`] | messages of one type, any number of senders and receivers |
+//! | [`broadcast`] | messages of one type, from one to many, each of whom gets all of them |
 //!
 //! In the first two every word has one writer, so a process that is killed leaves nothing to repair; in
 //! the third whoever is in the way of what it left steps over it, and takes it back. Indices
@@ -14,6 +15,7 @@
 #![cfg_attr(not(any(feature = "std", test)), no_std)]
 #![warn(clippy::unnecessary_safety_comment)]
 
+pub mod broadcast;
 pub mod bytes;
 mod control;
 mod endpoint;
