@@ -74,6 +74,7 @@ mod layout;
 mod lossless;
 mod memory;
 mod receiver;
+mod role;
 mod sender;
 mod table;
 mod wait;

@@ -31,7 +31,7 @@ struct Fixed {
 /// What the sender writes rarely, and looks at after each message.
 #[repr(C)]
 pub(super) struct Door {
-    /// Who the sender is; see `sender.rs`.
+    /// Who the sender is; see `role.rs`.
     pub(super) role: AtomicU64,
     /// Where receivers sleep. Armed by them, rung by the sender.
     pub(super) receivers: Bell,

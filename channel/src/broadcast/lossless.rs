@@ -10,7 +10,7 @@ use multiprocess_core::{Deadline, Memory, Peers, Timeout, asymmetric};
 use super::layout::Parts;
 use super::receiver::NotHere;
 use super::wait::{Listener, wait};
-use super::{AttachRingError, Home, JoinError, ReadError, Statistics, TryReadError, sender};
+use super::{AttachRingError, Home, JoinError, ReadError, Statistics, TryReadError, role};
 use crate::spsc::Message;
 use crate::{RecvError, TryRecvError};
 
@@ -270,7 +270,7 @@ impl<T: Message, M: Memory, P: Peers> Listener<T> for LosslessReceiver<T, M, P> 
         }
     }
     fn is_abandoned(&self) -> bool {
-        let id = sender::identity(self.parts.control().door.role.load(Relaxed));
+        let id = role::identity(self.parts.control().door.role.load(Relaxed));
         !id.is_anonymous() && id != self.peers.me() && self.peers.is_dead(id)
     }
 }

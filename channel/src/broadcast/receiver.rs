@@ -8,7 +8,7 @@ use multiprocess_core::{AttachError, Deadline, ParticipantId, Timeout};
 
 use super::layout::{Found, Parts};
 use super::wait::{Listener, wait};
-use super::{Home, ReadError, ReadMemory, Start, Statistics, TryReadError, sender};
+use super::{Home, ReadError, ReadMemory, Start, Statistics, TryReadError, role};
 use crate::spsc::Message;
 
 /// Receives every message of a ring that it is fast enough for, and is told how many it missed.
@@ -199,7 +199,7 @@ impl<T: Message, V: ReadMemory> Receiver<T, V> {
 
     /// Who the sender is, or was: whose death ends the messages. Anonymous if there was none yet.
     pub fn sender(&self) -> ParticipantId {
-        sender::identity(self.parts.control().door.role.load(Relaxed))
+        role::identity(self.parts.control().door.role.load(Relaxed))
     }
 
     /// What has gone through the ring.
@@ -222,7 +222,7 @@ impl<T: Message> Parts<T> {
     /// Whether the sender has closed.
     pub(super) fn is_closed(&self) -> bool {
         // Acquire pairs with the close: the last message is seen afterwards.
-        sender::is_closed(self.control().door.role.load(Acquire))
+        role::is_closed(self.control().door.role.load(Acquire))
     }
 
     /// Looks for message `number`; where it is not there yet, whether it can still come.

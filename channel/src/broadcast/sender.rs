@@ -3,44 +3,18 @@
 use core::fmt;
 
 use multiprocess_core::atomic::{
-    Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
+    Ordering::{Relaxed, Release},
     fence, spin_loop,
 };
 use multiprocess_core::park::{self, Parked, Patience};
 use multiprocess_core::spin::AdaptiveSpin;
 use multiprocess_core::thread::generation;
-use multiprocess_core::{
-    AttachError, Deadline, Errno, Memory, ParticipantId, Peers, Timeout, asymmetric,
-};
+use multiprocess_core::{Deadline, Errno, Memory, Peers, Timeout};
 
 use super::layout::{Parts, there};
 use super::{Home, Statistics};
 use crate::spsc::Message;
 use crate::{SendError, TrySendError};
-
-// | bits of the role | meaning | who enters | who leaves |
-// |---|---|---|---|
-// | all clear | no sender yet | creator | attacher, by CAS |
-// | 0: CLAIMED | the ring has a sender | attacher, by CAS | nobody; a successor keeps it |
-// | 1: CLOSED | the sender is gone for good | sender | successor that was told to take over |
-// | 2: LIGHT | the sender publishes with light fences only | attacher | successor |
-// | 32-63 | the sender, a `ParticipantId` | attacher | successor |
-const CLAIMED: u64 = 1;
-const CLOSED: u64 = 2;
-const LIGHT: u64 = 4;
-
-pub(super) fn is_light(role: u64) -> bool {
-    role & LIGHT != 0
-}
-
-/// Who the sender is, or was; anonymous if there was none, or if it is none of the participants.
-pub(super) fn identity(role: u64) -> ParticipantId {
-    ParticipantId::from_bits((role >> 32) as u32)
-}
-
-pub(super) fn is_closed(role: u64) -> bool {
-    role & CLOSED != 0
-}
 
 /// Sends messages into a ring, to all who receive. There is one per ring; dropping it disconnects the
 /// receivers.
@@ -87,17 +61,17 @@ pub(super) fn is_closed(role: u64) -> bool {
 ///
 /// A child's copy is disconnected: there is one sender.
 pub struct Sender<T: Message, M: Memory = Home, P: Peers = Home> {
-    memory: M,
-    parts: Parts<T>,
-    peers: P,
+    pub(super) memory: M,
+    pub(super) parts: Parts<T>,
+    pub(super) peers: P,
     /// The message that is written next.
-    tail: u64,
+    pub(super) tail: u64,
     /// The first message for which there may be no room. `tail` itself once we must not send.
-    limit: u64,
-    light: bool,
-    is_open: bool,
-    generation: u64,
-    spin: AdaptiveSpin,
+    pub(super) limit: u64,
+    pub(super) light: bool,
+    pub(super) is_open: bool,
+    pub(super) generation: u64,
+    pub(super) spin: AdaptiveSpin,
 }
 
 // SAFETY: the parts point into `memory`, which moves along; what they point to is atomics.
@@ -117,85 +91,6 @@ enum GaveUp {
 }
 
 impl<T: Message, M: Memory, P: Peers> Sender<T, M, P> {
-    /// Claims the sending end of the ring in `memory`, for a process that is `peers` to the others:
-    /// if it is free, or its owner is attested dead.
-    ///
-    /// # Errors
-    ///
-    /// [`AttachError::RoleTaken`] if the ring has a sender, or had one that closed; whatever is wrong
-    /// with the bytes.
-    pub fn attach(memory: M, peers: P) -> Result<Self, AttachError> {
-        let parts = Parts::<T>::attach(memory.region().into())?;
-        let light = asymmetric::register();
-        let role = &parts.control().door.role;
-        let seen = role.load(Relaxed);
-        let free = seen == 0;
-        let id = identity(seen);
-        let dead =
-            seen & CLOSED == 0 && id != peers.me() && !id.is_anonymous() && peers.is_dead(id);
-        if !free && !dead {
-            return Err(AttachError::RoleTaken);
-        }
-        // The word that was judged is the word that is replaced: of two successors one gets it.
-        // Acquire and Release: one sender's tail is seen by the next.
-        role.compare_exchange(seen, Self::role(light, &peers), AcqRel, Relaxed)
-            .map_err(|_| AttachError::RoleTaken)?;
-        Ok(Self::begin(memory, parts, peers, light))
-    }
-
-    /// Becomes the sender in place of one that died, or closed.
-    ///
-    /// # Errors
-    ///
-    /// As [`attach`](Self::attach), without `RoleTaken`.
-    ///
-    /// # Safety
-    ///
-    /// The kernel must have attested the former sender's death (a readable pidfd, a reaped child), or it
-    /// must have closed: stopped is not dead, and two senders tear each other's messages.
-    pub unsafe fn take_over(memory: M, peers: P) -> Result<Self, AttachError> {
-        let parts = Parts::<T>::attach(memory.region().into())?;
-        let light = asymmetric::register();
-        let role = &parts.control().door.role;
-        // As in `attach`.
-        role.swap(Self::role(light, &peers), AcqRel);
-        Ok(Self::begin(memory, parts, peers, light))
-    }
-
-    fn role(light: bool, peers: &P) -> u64 {
-        let light = if light { LIGHT } else { 0 };
-        u64::from(peers.me().bits()) << 32 | CLAIMED | light
-    }
-
-    /// Step 19.
-    fn begin(memory: M, parts: Parts<T>, peers: P, light: bool) -> Self {
-        let mut tail = parts.tail();
-        // Relaxed: whoever wrote it is dead, and the role was claimed after that.
-        if parts.slot(tail).sequence.load(Relaxed) == there(tail) {
-            // Sent, and perhaps received: its number is used.
-            tail = tail.wrapping_add(1);
-            // Release: as in `publish`.
-            parts.control().tail.store(tail, Release);
-        }
-        // A sleeper whose fence comes before this one is seen by our next look at its bell; one whose
-        // fence comes after it sees whether we are light.
-        fence(SeqCst);
-        let sender = Self {
-            memory,
-            parts,
-            peers,
-            tail,
-            limit: tail,
-            light,
-            is_open: true,
-            generation: generation(),
-            spin: AdaptiveSpin::new(),
-        };
-        // For what our predecessor sent and did not tell.
-        sender.wake_sleepers();
-        sender
-    }
-
     /// Sends `message` if no living lossless receiver is a whole ring behind.
     ///
     /// # Errors
@@ -290,7 +185,7 @@ impl<T: Message, M: Memory, P: Peers> Sender<T, M, P> {
     }
 
     #[cold]
-    fn wake_sleepers(&self) {
+    pub(super) fn wake_sleepers(&self) {
         self.parts.control().door.receivers.wake();
         self.wake_read_only();
     }
@@ -370,28 +265,8 @@ impl<T: Message, M: Memory, P: Peers> Sender<T, M, P> {
 
     /// Whether the process that attached is this one.
     #[inline(always)]
-    fn is_ours(&self) -> bool {
+    pub(super) fn is_ours(&self) -> bool {
         self.generation == generation()
-    }
-
-    /// Nothing more is sent: receivers read what is there and are then disconnected. Idempotent;
-    /// dropping does the same.
-    pub fn close(&mut self) {
-        self.limit = self.tail;
-        if !core::mem::take(&mut self.is_open) || !self.is_ours() {
-            return;
-        }
-        let role = &self.parts.control().door.role;
-        let ours = Self::role(self.light, &self.peers);
-        // By CAS: a successor that was told that we are dead is not closed. Release pairs with the
-        // Acquire load in `Parts::is_closed`: the last message is seen.
-        if role
-            .compare_exchange(ours, ours | CLOSED, AcqRel, Acquire)
-            .is_ok()
-        {
-            fence(SeqCst);
-            self.wake_sleepers();
-        }
     }
 
     /// How many messages were sent through this ring so far, by this sender and those before it, modulo
@@ -428,12 +303,6 @@ impl<T: Message, M: Memory, P: Peers> Sender<T, M, P> {
     /// Who we are.
     pub fn peers(&self) -> &P {
         &self.peers
-    }
-}
-
-impl<T: Message, M: Memory, P: Peers> Drop for Sender<T, M, P> {
-    fn drop(&mut self) {
-        self.close();
     }
 }
 

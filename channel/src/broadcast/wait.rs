@@ -7,7 +7,7 @@ use multiprocess_core::spin::AdaptiveSpin;
 
 use super::bell::POLL;
 use super::layout::Parts;
-use super::sender;
+use super::role;
 use super::{ReadError, TryReadError};
 use crate::spsc::Message;
 
@@ -53,7 +53,7 @@ pub(super) fn wait<T: Message>(
         let armed = listener.announces().then(|| {
             let door = &listener.parts().control().door;
             door.receivers
-                .arm(|| sender::is_light(door.role.load(Relaxed)))
+                .arm(|| role::is_light(door.role.load(Relaxed)))
         });
         match listener.look() {
             Err(TryReadError::Empty) => {}
