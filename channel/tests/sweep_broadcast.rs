@@ -28,6 +28,9 @@ const SUCCESSORS: u64 = 60;
 /// What others send, from here on.
 const RIVALS: u64 = 20;
 
+/// Longer than detection takes, shorter than the harness's patience.
+const LONG: Duration = Duration::from_secs(5);
+
 /// Notes: the messages that the rival has received, a bit for each.
 const RIVAL: usize = 1;
 
@@ -140,7 +143,7 @@ impl Subject for Op {
             }
             Op::SendPastTheDead | Op::SendToSleeper | Op::SendToBlindSleeper => {
                 let mut sender = sender(&env);
-                Box::new(move || u64::from(sender.send(words(IN_DOUBT)).is_ok()))
+                Box::new(move || u64::from(sender.send_timeout(words(IN_DOUBT), LONG).is_ok()))
             }
             Op::WaitForRoom => {
                 let mut sender = sender(&env);
@@ -314,8 +317,7 @@ impl Subject for Op {
             Op::WaitForRoom => drop(sender.try_send(words(number))),
             Op::SendToSleeper if has_returned => {}
             _ if dead == Role::Victim => {
-                let long = Duration::from_secs(8);
-                sender.send_timeout(words(number), long).unwrap();
+                sender.send_timeout(words(number), LONG).unwrap();
             }
             _ => {}
         }
