@@ -37,3 +37,22 @@ pub unsafe trait Peers: Sync {
     /// threads, and the kernel's robust lists must be left alone.
     fn share_pid_namespace(&self) -> bool;
 }
+
+// SAFETY: the participant's own answers.
+unsafe impl<P: Peers + ?Sized> Peers for &P {
+    fn me(&self) -> ParticipantId {
+        (**self).me()
+    }
+    fn is_dead(&self, participant: ParticipantId) -> bool {
+        (**self).is_dead(participant)
+    }
+    fn can_be(&self, participant: ParticipantId) -> bool {
+        (**self).can_be(participant)
+    }
+    fn table(&self) -> u32 {
+        (**self).table()
+    }
+    fn share_pid_namespace(&self) -> bool {
+        (**self).share_pid_namespace()
+    }
+}

@@ -1,15 +1,15 @@
 //! Freestanding proof: no std, no alloc, no libc, no C runtime. Makes a segment, takes locks
-//! in it, pushes through both rings, waits with a timeout, and exits 0; any step that goes
+//! in it, pushes through all rings, allocates, waits with a timeout, and exits 0; any step that goes
 //! wrong exits with its number.
 #![no_std]
 #![no_main]
 
 use core::time::Duration;
 
-use multiprocess_channel::{bytes, spsc};
+use multiprocess_channel::{broadcast, bytes, mpmc, spsc};
 use multiprocess_core::thread::{Caller, Thread};
 use multiprocess_core::{LayoutHash, Region, ShmSafe, Timeout};
-use multiprocess_shm::Segment;
+use multiprocess_shm::{Arena, ArenaConfig, ArenaState, Participants, Segment, Snapshot};
 use multiprocess_sync::{Event, Lock, LockError, Mutex, RLock, RwLock, Semaphore, WaitError};
 
 mod runtime;
@@ -112,5 +112,44 @@ fn run(me: Caller<'_>) -> Result<(), i32> {
         return Err(14);
     }
     let _: Region<'_> = segment.payload();
+    among_participants()
+}
+
+/// What asks for a table of participants.
+fn among_participants() -> Result<(), i32> {
+    let table = Participants::new(4).map_err(|_| 40)?;
+    let me = table.join().map_err(|_| 41)?;
+
+    let config = mpmc::Config::new(8).endpoints(4);
+    let ring = Segment::create_place::<mpmc::Ring<u64>>(&config).map_err(|_| 42)?;
+    let mut sender = mpmc::Sender::<u64, _, _>::attach(ring.payload(), &me).map_err(|_| 43)?;
+    let mut receiver = mpmc::Receiver::<u64, _, _>::attach(ring.payload(), &me).map_err(|_| 44)?;
+    for i in 0..100 {
+        sender.send(i).map_err(|_| 45)?;
+        if receiver.recv() != Ok(i) {
+            return Err(46);
+        }
+    }
+
+    let config = broadcast::Config::new(8).readers(1);
+    let ring = Segment::create_place::<broadcast::Ring<u64>>(&config).map_err(|_| 47)?;
+    let mut sender = broadcast::Sender::<u64, _, _>::attach(ring.payload(), &me).map_err(|_| 48)?;
+    let mut receiver =
+        broadcast::Receiver::<u64, _>::attach(ring.payload(), broadcast::Start::Next)
+            .map_err(|_| 49)?;
+    sender.send(7).map_err(|_| 50)?;
+    if receiver.recv() != Ok(7) {
+        return Err(51);
+    }
+
+    let config = ArenaConfig::new(1 << 16).map_err(|_| 52)?;
+    let segment = Segment::create_place::<ArenaState>(&config).map_err(|_| 53)?;
+    let arena = Arena::attach(segment, &me).map_err(|_| 54)?;
+    let value = arena.alloc(7_u64).map_err(|_| 55)?;
+    let snapshot = arena.alloc(Snapshot::new([1_u64; 4])).map_err(|_| 56)?;
+    snapshot.write(&me, [2; 4], None).map_err(|_| 57)?;
+    if *value != 7 || snapshot.read() != Ok([2; 4]) {
+        return Err(58);
+    }
     Ok(())
 }
