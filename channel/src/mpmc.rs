@@ -292,4 +292,5 @@ fn close_ring<T: Message>(parts: &Parts<T>) {
     control.receivers.close();
     control.receivers.ring_all();
     control.senders.ring_all();
+    control.rare.memory.ring_all();
 }

@@ -82,16 +82,25 @@ impl QueueConfig {
         self
     }
 
-    /// Bytes for values that are larger than 120 bytes, all together, while they wait. Reserved at once.
+    /// Bytes for values that are larger than 120 bytes, all together, while they wait. Reserved at once; not
+    /// 0.
     #[must_use]
     pub const fn large(mut self, bytes: u64) -> Self {
         self.large = bytes;
         self
     }
 
+    const fn slots(&self) -> u64 {
+        match self.maxsize {
+            0 => 0,
+            some => some.saturating_add(self.endpoints as u64),
+        }
+    }
+
     fn shape(&self) -> Shape {
         Shape {
-            ring: Config::new(self.maxsize)
+            // What is in hand has slots, too.
+            ring: Config::new(self.slots())
                 .limit(self.maxsize)
                 .endpoints(self.endpoints)
                 .kept(),
@@ -181,8 +190,7 @@ impl<T> Queue<T> {
 
     /// Values that nobody has got, at the moment of asking. Walks the ring.
     pub fn len(&self) -> u64 {
-        let asked = self.shared.with_sender(|sender| sender.len());
-        asked.unwrap_or(0)
+        self.shared.onlooker().map_or(0, |onlooker| onlooker.len())
     }
 
     /// Whether nothing is there, at the moment of asking.
@@ -200,30 +208,33 @@ impl<T> Queue<T> {
         self.shared.shape.ring.most()
     }
 
-    /// Nothing more is put, by anybody; who gets is told once nothing is left.
+    /// Nothing more is put, by anybody; who gets is told once nothing is left. A put at the same moment may
+    /// succeed and not be got.
     pub fn close(&self) {
-        let _ = self.shared.with_sender(|sender| sender.close_ring());
+        if let Ok(mut onlooker) = self.shared.onlooker() {
+            onlooker.close_ring();
+        }
     }
 
     /// Whether somebody has closed it.
     pub fn is_closed(&self) -> bool {
-        let asked = self.shared.with_sender(|sender| sender.is_disconnected());
-        asked.unwrap_or(false)
+        let onlooker = self.shared.onlooker();
+        onlooker.is_ok_and(|onlooker| onlooker.is_closed())
     }
 
     /// Takes back what dead processes had. Who waits, or finds no room, does this by itself.
     ///
     /// # Errors
     ///
-    /// [`QueueError::Join`] if this process finds no place at the queue.
+    /// [`QueueError::Attach`] if a peer has written over the queue.
     pub fn recover(&self) -> Result<(), QueueError> {
         self.shared.recover()
     }
 
     /// What has gone through it.
     pub fn statistics(&self) -> Statistics {
-        let asked = self.shared.with_sender(|sender| sender.statistics());
-        asked.unwrap_or_default()
+        let onlooker = self.shared.onlooker();
+        onlooker.map_or_else(|_| Statistics::default(), |onlooker| onlooker.statistics())
     }
 }
 

@@ -33,13 +33,15 @@ use multiprocess_core::park::{self, Parked, Patience, WaitEntry};
 // | bits of the word | meaning | who enters | who leaves |
 // |---|---|---|---|
 // | SLEEPERS | somebody may sleep on the word | sleeper (a) | waker (g) |
-// | GONE | nobody is on this side any more | the last who leaves; recoverer | who joins; whoever finds one |
+// | GONE | a hint: nobody is on this side any more | the last who leaves; recoverer | who joins; recoverer |
 // | CLOSED | nothing more is sent | anybody | nobody |
-// | sequence, from bit 3 | times SLEEPERS was taken away, modulo 2^29 | waker (g) | |
+// | EVER | somebody has been on this side | who joins | nobody |
+// | sequence, from bit 4 | times SLEEPERS was taken away, modulo 2^28 | waker (g) | |
 const SLEEPERS: u32 = 1;
 const GONE: u32 = 2;
 const CLOSED: u32 = 4;
-const ONE: u32 = 8;
+const EVER: u32 = 8;
+const ONE: u32 = 16;
 
 #[repr(transparent)]
 pub(super) struct Bell(AtomicU32);
@@ -71,6 +73,16 @@ impl Bell {
 
     pub(super) fn clear_gone(&self) {
         self.0.fetch_and(!GONE, SeqCst);
+    }
+
+    /// Somebody has joined.
+    pub(super) fn join(&self) {
+        self.0.fetch_or(EVER, SeqCst);
+        self.clear_gone();
+    }
+
+    pub(super) fn was_ever_joined(&self) -> bool {
+        self.0.load(SeqCst) & EVER != 0
     }
 
     pub(super) fn close(&self) {

@@ -9,6 +9,8 @@ use multiprocess_core::{Deadline, Errno, Memory, Peers};
 use super::endpoint::Endpoint;
 use super::layout::Slot;
 use super::words::{Role, State, Ticket, Word};
+#[cfg(feature = "serde")]
+use crate::SendError;
 use crate::spsc::Message;
 
 /// Why a wait until all is done ended before.
@@ -38,22 +40,71 @@ impl fmt::Display for WaitDoneError {
 
 impl core::error::Error for WaitDoneError {}
 
+/// Spreads the bits of what a walk has seen.
+const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
+
+fn is_unreleased(word: Word) -> bool {
+    matches!(
+        word.state,
+        State::Ready | State::Reading | State::HeldReading | State::Orphan
+    )
+}
+
 impl<T: Message, M: Memory, P: Peers> Endpoint<T, M, P> {
     /// Slots with a message that was sent and not released. Walks the ring.
     fn unreleased(&self) -> impl Iterator<Item = &Slot<T>> {
         let slots = (0..self.parts.capacity).map(|index| self.parts.slot(Ticket::new(index)));
         slots.filter(|slot| {
             // Acquire: what was done with a message comes before its release.
-            let word = Word::from_bits(slot.word.load(Acquire));
-            matches!(
-                word.state,
-                State::Ready | State::Reading | State::HeldReading | State::Orphan
-            )
+            is_unreleased(Word::from_bits(slot.word.load(Acquire)))
         })
     }
 
-    pub(super) fn unfinished(&self) -> u64 {
-        self.unreleased().count() as u64
+    /// Whether there was a moment, since the call, at which no message was there or in hand.
+    ///
+    /// Two walks that find the same words, and no message: tickets never come back, so each slot had
+    /// none all the time from the first walk to the second.
+    fn is_done(&self) -> bool {
+        let walk = || {
+            (0..self.parts.capacity).try_fold(0_u64, |sum, index| {
+                // Acquire as in `unreleased`.
+                let bits = self.parts.slot(Ticket::new(index)).word.load(Acquire);
+                let has_none = !is_unreleased(Word::from_bits(bits));
+                has_none.then(|| sum.rotate_left(7).wrapping_add(bits).wrapping_mul(MIX))
+            })
+        };
+        walk().is_some_and(|first| walk() == Some(first))
+    }
+
+    /// Waits until `look` finds something, or the ring is closed. `recover` is called at the inner bound.
+    #[cfg(feature = "serde")]
+    pub(super) fn wait_for_memory<R>(
+        &self,
+        deadline: Deadline,
+        look: impl Fn() -> Option<R>,
+        recover: impl Fn(),
+    ) -> Result<R, SendError<()>> {
+        let control = self.parts.control();
+        let bell = &control.rare.memory;
+        let mut patience = Patience::new();
+        loop {
+            let late = deadline.has_passed();
+            let armed = bell.arm();
+            if let Some(found) = look() {
+                return Ok(found);
+            }
+            if control.receivers.is_closed() {
+                return Err(SendError::Disconnected(()));
+            }
+            if late {
+                return Err(SendError::Timeout(()));
+            }
+            match bell.park(armed, &mut patience, deadline) {
+                Ok(Parked::Recheck) => recover(),
+                Ok(_) => {}
+                Err(errno) => return Err(SendError::System((), errno)),
+            }
+        }
     }
 
     #[cfg(feature = "serde")]
@@ -70,11 +121,15 @@ impl<T: Message, M: Memory, P: Peers> Endpoint<T, M, P> {
         loop {
             let late = deadline.has_passed();
             let armed = bell.arm();
-            if self.unfinished() == 0 {
+            if self.is_done() {
                 return Ok(());
             }
             if self.parts.is_deserted(Role::Receiver) {
-                return Err(WaitDoneError::Abandoned);
+                // The last one may have done the last one, and left.
+                return match self.is_done() {
+                    true => Ok(()),
+                    false => Err(WaitDoneError::Abandoned),
+                };
             }
             if late {
                 return Err(WaitDoneError::Timeout);

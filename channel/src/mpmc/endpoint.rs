@@ -41,6 +41,8 @@ pub(super) struct Endpoint<T: Message, M: Memory, P: Peers> {
     /// The stalled word that we have looked at, and how often.
     stalled: Cell<(u64, u32)>,
     messages: u64,
+    /// Messages that we have taken and not given back.
+    pub(super) in_hand: u64,
     pub(super) pace: Pace,
     spin: AdaptiveSpin,
 }
@@ -92,8 +94,8 @@ impl<T: Message, M: Memory, P: Peers> Endpoint<T, M, P> {
         self.free_seat()
     }
 
-    /// Without a seat.
-    fn standing(memory: M, peers: P, role: Role) -> Result<Self, AttachRingError> {
+    /// Without a seat: to look on, and to close.
+    pub(super) fn standing(memory: M, peers: P, role: Role) -> Result<Self, AttachRingError> {
         let config = Ring::<T>::attach(memory.region())?;
         let parts = Parts::of(memory.region(), &config)?;
         Ok(Self {
@@ -108,6 +110,7 @@ impl<T: Message, M: Memory, P: Peers> Endpoint<T, M, P> {
             cursor: Ticket::new(0),
             stalled: Cell::new((0, 0)),
             messages: 0,
+            in_hand: 0,
             pace: Pace::new(),
             spin: AdaptiveSpin::new(),
         })
@@ -132,6 +135,7 @@ impl<T: Message, M: Memory, P: Peers> Endpoint<T, M, P> {
 
     fn sit_down(&mut self, number: Owner, taken: u64) {
         (self.number, self.taken) = (number, taken);
+        self.in_hand = 0;
         self.generation = generation();
         self.is_open = true;
         self.stalled.set((0, 0));
@@ -166,6 +170,12 @@ impl<T: Message, M: Memory, P: Peers> Endpoint<T, M, P> {
 
     pub(super) fn close(&mut self) {
         if core::mem::take(&mut self.is_open) && self.is_ours() {
+            if core::mem::take(&mut self.in_hand) > 0 {
+                // Forgotten, or unwound: as if we had died.
+                self.parts.take_back(self.number, &mut Recovered::default());
+                self.parts.control().receivers.ring_all();
+                self.parts.control().senders.ring_all();
+            }
             self.parts.leave(self.number, self.taken, self.role);
         }
     }

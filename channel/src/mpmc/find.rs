@@ -59,6 +59,9 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
                 return Find::Corrupt;
             }
             let ahead = seen.ticket.ahead_of(ticket);
+            if ahead < -(capacity as i64) {
+                return Find::Corrupt;
+            }
             if ahead < 0 || held > capacity {
                 return self.found_none(start);
             }
@@ -91,7 +94,12 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
                     let turned = word.compare_exchange(bits, next.bits(), SeqCst, Relaxed);
                     match (turned.is_ok(), seen.state) {
                         (false, _) => continue,
-                        (true, State::Writing) => self.endpoint.count_quarantine(),
+                        (true, State::Writing) => {
+                            self.endpoint.count_quarantine();
+                            if self.endpoint.parts.limit != 0 {
+                                self.endpoint.parts.control().senders.ring();
+                            }
+                        }
                         // Room for a sender.
                         (true, State::Skip) => self.endpoint.parts.control().senders.ring(),
                         (true, _) => {}

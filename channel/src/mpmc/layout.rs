@@ -55,6 +55,8 @@ pub(super) struct Rare {
     pub(super) orphaned: AtomicU64,
     /// Where those sleep who wait until all is done. Rung by receivers of a joinable ring.
     pub(super) joiners: Bell,
+    /// Where those sleep who wait for memory of a queue's. Rung by who frees some.
+    pub(super) memory: Bell,
 }
 
 /// One handle's place at the ring. The word by CAS, see its table; the counters by the owner alone,
@@ -255,6 +257,7 @@ unsafe impl<T: Message> Place for Ring<T> {
             rare: CachePadded::new(Rare {
                 orphaned: AtomicU64::new(0),
                 joiners: Bell::new(),
+                memory: Bell::new(),
             }),
         };
         let place = region.base().cast::<Control>();

@@ -234,6 +234,7 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
                 .compare_exchange(word.bits(), mine.bits(), Acquire, Relaxed)
                 .ok()?;
             receiver.pass(word.ticket, in_order);
+            receiver.endpoint.in_hand += 1;
             if receiver.endpoint.parts.limit != 0 {
                 // It counts no longer.
                 fence(SeqCst);
@@ -270,6 +271,7 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
         if !self.endpoint.is_usable() {
             return Look::Failed(TryRecvError::Disconnected);
         }
+        let mut looks = 0;
         // Each failure is another's success.
         for _ in 0..=self.endpoint.parts.capacity {
             match self.find() {
@@ -279,7 +281,12 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
                     }
                 }
                 Find::Nothing => match self.nothing() {
-                    Nothing::LookAgain => {}
+                    // Also for an orphan that is not announced yet.
+                    Nothing::LookAgain if looks < 3 => {
+                        looks += 1;
+                        self.orphaned = self.orphaned.wrapping_sub(1);
+                    }
+                    Nothing::LookAgain => return Look::NotYet,
                     Nothing::Yet => return Look::NotYet,
                     Nothing::Ever => return Look::Failed(TryRecvError::Disconnected),
                 },
@@ -322,6 +329,7 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
     /// Step 7. `false` if a peer has broken the protocol.
     #[inline(always)]
     pub(super) fn give_back(&mut self, ticket: Ticket) -> bool {
+        self.endpoint.in_hand = self.endpoint.in_hand.saturating_sub(1);
         let number = self.endpoint.number;
         let word = &self.endpoint.parts.slot(ticket).word;
         let reading = Word::new(State::Reading, number, ticket).bits();
@@ -350,6 +358,7 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
     /// Step 11.
     #[cold]
     pub(super) fn give_up(&mut self, ticket: Ticket) -> bool {
+        self.endpoint.in_hand = self.endpoint.in_hand.saturating_sub(1);
         let number = self.endpoint.number;
         let word = &self.endpoint.parts.slot(ticket).word;
         let reading = Word::new(State::Reading, number, ticket);
@@ -403,10 +412,10 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
         self.endpoint.is_ours() && self.give_up(Ticket::new(ticket))
     }
 
-    /// Senders that wait for something else than a slot are to look.
+    /// Whether it has a seat, of this process.
     #[cfg(feature = "serde")]
-    pub(crate) fn ring_senders(&self) {
-        self.endpoint.parts.control().senders.ring_all();
+    pub(crate) fn is_seated(&self) -> bool {
+        self.endpoint.is_open && self.endpoint.is_ours()
     }
 
     /// Another receiver for the same ring.

@@ -89,7 +89,7 @@ impl<T: Message, M: Memory, P: Peers> Sender<T, M, P> {
     ) -> Result<(), SendError<T>> {
         match self.attempt(message) {
             Look::Done(()) => Ok(()),
-            Look::NotYet => self.wait(message, timeout.into()),
+            Look::NotYet => self.wait(message, Deadline::after(timeout)),
             Look::Failed(error) => Err(blocking(error)),
         }
     }
@@ -113,8 +113,7 @@ impl<T: Message, M: Memory, P: Peers> Sender<T, M, P> {
     }
 
     #[cold]
-    fn wait(&mut self, message: T, timeout: Timeout) -> Result<(), SendError<T>> {
-        let deadline = Deadline::after(timeout);
+    fn wait(&mut self, message: T, deadline: Deadline) -> Result<(), SendError<T>> {
         let look = |sender: &mut Self| sender.attempt(message);
         match wait(self, |sender| &mut sender.endpoint, deadline, look) {
             Ok(()) => Ok(()),
@@ -151,23 +150,51 @@ impl<T: Message, M: Memory, P: Peers> Sender<T, M, P> {
         super::close_ring(&self.endpoint.parts);
     }
 
-    /// Waits until `look` finds something, which who rings the senders' bell brings about.
+    /// Without a seat: it sends nothing, but sees, closes and recovers.
     #[cfg(feature = "serde")]
-    pub(crate) fn wait_until<R>(
-        &mut self,
-        timeout: Timeout,
+    pub(crate) fn onlooker(memory: M, peers: P) -> Result<Self, AttachRingError> {
+        let endpoint = Endpoint::standing(memory, peers, Role::Sender)?;
+        Ok(Self { endpoint })
+    }
+
+    /// Whether it has a seat, of this process.
+    #[cfg(feature = "serde")]
+    pub(crate) fn is_seated(&self) -> bool {
+        self.endpoint.is_open && self.endpoint.is_ours()
+    }
+
+    #[cfg(feature = "serde")]
+    pub(crate) fn is_closed(&self) -> bool {
+        self.endpoint.parts.control().receivers.is_closed()
+    }
+
+    /// Waits until `look` finds something, which who rings for memory brings about.
+    #[cfg(feature = "serde")]
+    pub(crate) fn wait_for_memory<R>(
+        &self,
+        deadline: Deadline,
         look: impl Fn() -> Option<R>,
+        recover: impl Fn(),
     ) -> Result<R, SendError<()>> {
-        let look = |_: &mut Self| match look() {
-            Some(found) => Look::Done(found),
-            None => Look::NotYet,
-        };
-        let deadline = Deadline::after(timeout);
-        match wait(self, |sender| &mut sender.endpoint, deadline, look) {
-            Ok(found) => Ok(found),
-            Err(GaveUp::Timeout) => Err(SendError::Timeout(())),
-            Err(GaveUp::System(errno)) => Err(SendError::System((), errno)),
-            Err(GaveUp::Other(())) => Err(SendError::Disconnected(())),
+        self.endpoint.wait_for_memory(deadline, look, recover)
+    }
+
+    /// Those who wait for memory are to look.
+    #[cfg(feature = "serde")]
+    pub(crate) fn ring_for_memory(&self) {
+        self.endpoint.parts.control().rare.memory.ring_all();
+    }
+
+    #[cfg(feature = "serde")]
+    pub(crate) fn send_until(
+        &mut self,
+        message: T,
+        deadline: Deadline,
+    ) -> Result<(), SendError<T>> {
+        match self.attempt(message) {
+            Look::Done(()) => Ok(()),
+            Look::NotYet => self.wait(message, deadline),
+            Look::Failed(error) => Err(blocking(error)),
         }
     }
 

@@ -69,7 +69,7 @@ impl<T: Message> Parts<T> {
                 .compare_exchange(free, taken, SeqCst, Relaxed)
                 .is_ok()
             {
-                self.bell_of(role).clear_gone();
+                self.bell_of(role).join();
                 return Ok((number, taken));
             }
         }
@@ -123,15 +123,27 @@ impl<T: Message> Parts<T> {
     /// Tells the other side if nobody is left in `role`.
     ///
     /// Dekker: who leaves sets GONE and then looks at the seats; who joins takes a seat and then
-    /// clears GONE. All SeqCst. Killed in between: GONE is a hint, and who sees it looks at the seats.
+    /// clears GONE. All SeqCst. GONE is a hint in both directions: who sees it looks at the seats, and
+    /// where it is missing, since who left was killed before it set it, or another one cleared it late,
+    /// `recover` sets it, which all who wait call at their inner bound.
     fn mark_gone(&self, role: Role) {
+        let bell = self.bell_of(role);
         if self.has_any(role) {
+            if bell.is_gone() {
+                bell.clear_gone();
+            }
             return;
         }
-        self.bell_of(role).set_gone();
-        if self.has_any(role) {
-            self.bell_of(role).clear_gone();
+        if bell.is_gone() || !bell.was_ever_joined() {
             return;
+        }
+        bell.set_gone();
+        if self.has_any(role) {
+            bell.clear_gone();
+            return;
+        }
+        if role == Role::Receiver {
+            self.control().rare.joiners.ring_all();
         }
         let others = match role {
             Role::Sender => Role::Receiver,
@@ -151,15 +163,7 @@ impl<T: Message> Parts<T> {
 
     /// Whether all who were in `role` are gone.
     pub(super) fn is_deserted(&self, role: Role) -> bool {
-        if !self.bell_of(role).is_gone() {
-            return false;
-        }
-        if self.has_any(role) {
-            // Whoever set the hint was killed before it looked again.
-            self.bell_of(role).clear_gone();
-            return false;
-        }
-        true
+        self.bell_of(role).is_gone() && !self.has_any(role)
     }
 
     /// Step 12: hands back what the dead held, and gives their seats away. Asks the kernel about each
@@ -204,9 +208,9 @@ impl<T: Message> Parts<T> {
             let free = seat(mine, Seated::Free);
             let _ = place.word.compare_exchange(mine, free, SeqCst, Relaxed);
         }
+        self.mark_gone(Role::Sender);
+        self.mark_gone(Role::Receiver);
         if recovered.endpoints > 0 {
-            self.mark_gone(Role::Sender);
-            self.mark_gone(Role::Receiver);
             // Somebody may be waiting for what has become free, or ready.
             self.control().senders.ring_all();
             self.control().receivers.ring_all();
@@ -216,7 +220,7 @@ impl<T: Message> Parts<T> {
     }
 
     /// Hands back all that `dead` held. By CAS on the exact word, so that it can be done twice.
-    fn take_back(&self, dead: Owner, recovered: &mut Recovered) {
+    pub(super) fn take_back(&self, dead: Owner, recovered: &mut Recovered) {
         for index in 0..self.capacity {
             let slot = self.slot(Ticket::new(index));
             // Others only ever advance the ticket of a held slot, once in a lap; the bound is for

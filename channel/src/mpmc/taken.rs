@@ -13,7 +13,8 @@ use crate::spsc::Message;
 /// # Crash safety
 ///
 /// If this process dies before it is released, the message goes to another receiver, or is dropped,
-/// as the ring's [`Orphans`](super::Orphans) say. Forgotten ([`core::mem::forget`]), it stays in hand until then.
+/// as the ring's [`Orphans`](super::Orphans) say. Forgotten ([`core::mem::forget`]), it stays in hand
+/// until then, or until the receiver is dropped.
 #[must_use = "a message that is not looked at is lost"]
 pub struct Taken<'a, T: Message, M: Memory = Home, P: Peers = Home> {
     pub(super) receiver: &'a mut Receiver<T, M, P>,

@@ -81,13 +81,15 @@ impl<T> JoinableQueue<T> {
     ///
     /// # Errors
     ///
-    /// [`WaitDoneError::Abandoned`] once jobs are left and the last worker has gone or died;
+    /// [`WaitDoneError::Abandoned`] once jobs are left and the last worker has gone or died (a process that
+    /// has ever called `get` counts as a worker, also this one);
     /// [`WaitDoneError::Timeout`]; [`WaitDoneError::NotJoinable`] if the descriptor that was attached to
     /// was a plain queue's.
     pub fn join(&self, timeout: impl Into<Timeout>) -> Result<(), WaitDoneError> {
-        let timeout = timeout.into();
-        let joined = self.queue.shared.with_sender(|sender| sender.join(timeout));
-        joined.unwrap_or(Err(WaitDoneError::NotJoinable))
+        match self.queue.shared.onlooker() {
+            Ok(onlooker) => onlooker.join(timeout),
+            Err(_) => Err(WaitDoneError::NotJoinable),
+        }
     }
 
     /// Jobs that nobody has got.
@@ -110,7 +112,9 @@ impl<T> JoinableQueue<T> {
         self.queue.maxsize()
     }
 
-    /// As [`Queue::close`].
+    /// As [`Queue::close`]. Workers that find nothing are told so, though a job may still be in another
+    /// one's hands: if that one dies, and all others have left by then, [`join`](Self::join) says
+    /// `Abandoned`. Join first, then close.
     pub fn close(&self) {
         self.queue.close();
     }

@@ -19,13 +19,13 @@
 use std::alloc::Layout;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use multiprocess_core::{Timeout, copy};
+use multiprocess_core::{Deadline, Timeout, copy};
 use multiprocess_shm::{AllocError, Block};
 
 use super::error::{GetError, PutFailure, QueueError};
 use super::home::{Home, QueueArena, Shape};
 use super::{Envelope, INLINE};
-use crate::mpmc::{AttachRingError, Receiver, Sender};
+use crate::mpmc::{AttachRingError, JoinError, Receiver, Sender};
 use crate::{RecvError, SendError};
 
 pub(super) type Tx = Sender<Envelope, Home, Home>;
@@ -63,37 +63,46 @@ impl Shared {
         })
     }
 
-    /// A sender that no other thread uses.
-    pub(super) fn with_sender<R>(
-        &self,
-        use_it: impl FnOnce(&mut Tx) -> R,
-    ) -> Result<R, AttachRingError> {
+    /// A sender that no other thread uses. What a forked child has inherited is its parent's.
+    fn with_sender<R>(&self, use_it: impl FnOnce(&mut Tx) -> R) -> Result<R, AttachRingError> {
         let kept = locked(&self.senders).pop();
-        let mut sender = match kept {
+        let mut sender = match kept.filter(Tx::is_seated) {
             Some(sender) => sender,
             None => Sender::attach(self.home.clone(), self.home.clone())?,
         };
         let result = use_it(&mut sender);
-        locked(&self.senders).push(sender);
+        if sender.is_seated() {
+            locked(&self.senders).push(sender);
+        }
         Ok(result)
     }
 
+    /// Who looks on: it needs no place.
+    pub(super) fn onlooker(&self) -> Result<Tx, AttachRingError> {
+        Sender::onlooker(self.home.clone(), self.home.clone())
+    }
+
     pub(super) fn receiver(&self) -> Result<Rx, AttachRingError> {
-        match locked(&self.receivers).pop() {
+        let kept = locked(&self.receivers).pop();
+        match kept.filter(Rx::is_seated) {
             Some(receiver) => Ok(receiver),
             None => Receiver::attach(self.home.clone(), self.home.clone()),
         }
     }
 
     pub(super) fn keep(&self, receiver: Rx) {
-        locked(&self.receivers).push(receiver);
+        if receiver.is_seated() {
+            locked(&self.receivers).push(receiver);
+        }
     }
 
     /// Sends the bytes of a value that fits an envelope, or does not.
     pub(super) fn send(&self, value: Serialised, timeout: Timeout) -> Result<(), PutFailure> {
+        // One for the memory and the slot.
+        let deadline = Deadline::after(timeout);
         let sent = self.with_sender(|sender| match value {
-            Serialised::Small(envelope) => deliver(sender, envelope, timeout),
-            Serialised::Large(bytes) => self.send_large(sender, &bytes, timeout),
+            Serialised::Small(envelope) => deliver(sender, envelope, deadline),
+            Serialised::Large(bytes) => self.send_large(sender, &bytes, deadline),
         });
         sent.map_err(|error| PutFailure::Queue(error.into()))?
     }
@@ -102,7 +111,7 @@ impl Shared {
         &self,
         sender: &mut Tx,
         bytes: &[u8],
-        timeout: Timeout,
+        deadline: Deadline,
     ) -> Result<(), PutFailure> {
         let too_large = PutFailure::TooLarge { bytes: bytes.len() };
         let Ok(layout) = Layout::from_size_align(bytes.len(), 1) else {
@@ -116,9 +125,16 @@ impl Shared {
             Err(AllocError::NoSpace { .. }) => {
                 self.recover_blocks(sender);
                 let again = || self.arena.allocate(layout).ok();
-                sender.wait_until(timeout, again).map_err(failure)?
+                let recover = || self.recover_blocks(sender);
+                let waited = sender.wait_for_memory(deadline, again, recover);
+                waited.map_err(failure)?
             }
-            Err(_) => return Err(PutFailure::Corrupt),
+            // A forked child for which the table of participants has no place.
+            Err(_) => {
+                return Err(PutFailure::Queue(QueueError::Join(
+                    JoinError::NotAParticipant,
+                )));
+            }
         };
         // SAFETY: the block is ours, and as large as asked for; peers read it by atomics of the same
         // unit, or not before they have the message.
@@ -126,9 +142,10 @@ impl Shared {
         let mut envelope = Envelope::default();
         envelope[0] = SPILLED | bytes.len() as u64;
         envelope[1] = block.offset();
-        let sent = deliver(sender, envelope, timeout);
+        let sent = deliver(sender, envelope, deadline);
         if sent.is_err() {
             let _ = self.arena.free(block);
+            sender.ring_for_memory();
         }
         // Otherwise it is whose the message is.
         sent
@@ -140,11 +157,13 @@ impl Shared {
         self.arena.recover_unless(|offset| {
             sender.has_message(|message| message[0] & SPILLED != 0 && message[1] == offset)
         });
+        sender.ring_for_memory();
     }
 
     /// Takes back all that the dead had.
     pub(super) fn recover(&self) -> Result<(), QueueError> {
-        Ok(self.with_sender(|sender| self.recover_blocks(sender))?)
+        self.recover_blocks(&self.onlooker()?);
+        Ok(())
     }
 
     /// Takes a message and gives its bytes to `decode`. It stays in hand, also if `decode` fails.
@@ -160,6 +179,23 @@ impl Shared {
             RecvError::Corrupt => GetError::Corrupt,
             RecvError::System(errno) => GetError::System(errno),
         })?;
+        let mut unwinding = GivesUp {
+            receiver,
+            ticket,
+            is_armed: true,
+        };
+        let taken = self.read(unwinding.receiver, ticket, decode);
+        unwinding.is_armed = false;
+        Ok(taken)
+    }
+
+    /// Steps 5 and 6.
+    fn read<R>(
+        &self,
+        receiver: &Rx,
+        ticket: u64,
+        decode: impl FnOnce(&[u8]) -> R,
+    ) -> (InHand, Result<R, GetError>) {
         let envelope = receiver.read_raw(ticket);
         let mut hand = InHand {
             ticket,
@@ -169,7 +205,7 @@ impl Shared {
         if envelope[0] & SPILLED == 0 {
             let bytes: &[u8] = bytemuck::cast_slice(&envelope[1..]);
             let decoded = bytes.get(..len).map(decode).ok_or(GetError::Corrupt);
-            return Ok((hand, decoded));
+            return (hand, decoded);
         }
         // SAFETY: the message names it, and is in our hands alone: its holder, alive or dead, has passed
         // it on. (A peer that lies about it gets us another's bytes, and that one loses them.)
@@ -184,7 +220,7 @@ impl Shared {
             }
             _ => Err(GetError::Corrupt),
         };
-        Ok((hand, decoded))
+        (hand, decoded)
     }
 
     /// Steps 7 and 8.
@@ -194,13 +230,30 @@ impl Shared {
             && released
         {
             let _ = self.arena.free(block);
-            receiver.ring_senders();
+            if let Ok(onlooker) = self.onlooker() {
+                onlooker.ring_for_memory();
+            }
         }
     }
 
     /// The message goes to another receiver, and its block with it.
     pub(super) fn give_up(receiver: &mut Rx, hand: &InHand) {
         receiver.give_up_raw(hand.ticket);
+    }
+}
+
+/// Gives a message up if its value's own code panics.
+struct GivesUp<'a> {
+    receiver: &'a mut Rx,
+    ticket: u64,
+    is_armed: bool,
+}
+
+impl Drop for GivesUp<'_> {
+    fn drop(&mut self) {
+        if self.is_armed {
+            self.receiver.give_up_raw(self.ticket);
+        }
     }
 }
 
@@ -212,6 +265,8 @@ pub(super) enum Serialised {
 
 impl Serialised {
     pub(super) fn of<T: serde::Serialize + ?Sized>(value: &T) -> Result<Self, PutFailure> {
+        // What an earlier one has refused is past.
+        let _ = multiprocess_shm::transfer::take_refusal();
         let mut envelope = Envelope::default();
         let (head, room) = envelope.split_at_mut(1);
         let room: &mut [u8] = bytemuck::cast_slice_mut(room);
@@ -235,8 +290,8 @@ fn not_serialisable(error: postcard::Error) -> PutFailure {
     PutFailure::NotSerialisable(why.unwrap_or_else(|| error.to_string()))
 }
 
-fn deliver(sender: &mut Tx, envelope: Envelope, timeout: Timeout) -> Result<(), PutFailure> {
-    match sender.send_timeout(envelope, timeout) {
+fn deliver(sender: &mut Tx, envelope: Envelope, deadline: Deadline) -> Result<(), PutFailure> {
+    match sender.send_until(envelope, deadline) {
         Ok(()) => Ok(()),
         Err(SendError::Timeout(_)) => Err(PutFailure::Full),
         Err(SendError::Disconnected(_)) => Err(PutFailure::Closed),
