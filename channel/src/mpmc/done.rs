@@ -7,6 +7,7 @@ use multiprocess_core::park::{Parked, Patience};
 use multiprocess_core::{Deadline, Errno, Memory, Peers};
 
 use super::endpoint::Endpoint;
+#[cfg(feature = "serde")]
 use super::layout::Slot;
 use super::words::{Role, State, Ticket, Word};
 #[cfg(feature = "serde")]
@@ -52,6 +53,7 @@ fn is_unreleased(word: Word) -> bool {
 
 impl<T: Message, M: Memory, P: Peers> Endpoint<T, M, P> {
     /// Slots with a message that was sent and not released. Walks the ring.
+    #[cfg(feature = "serde")]
     fn unreleased(&self) -> impl Iterator<Item = &Slot<T>> {
         let slots = (0..self.parts.capacity).map(|index| self.parts.slot(Ticket::new(index)));
         slots.filter(|slot| {
