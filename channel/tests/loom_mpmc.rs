@@ -5,9 +5,10 @@
 //! interleaving of a slow process is one of a stalled process. The ring has four slots; messages are sent
 //! beforehand so that slots are used again, across the wrap of the tickets.
 //!
-//! Shown to fail (`.ci/mutants`): publishing, taking and giving back by weaker orders, or by stores;
-//! handing back as EMPTY; not sending again; orphans announced before they are there; a sleeper that does
-//! not look again.
+//! Shown to fail (`.ci/mutants`): publishing, claiming, finding and giving back by weaker orders;
+//! publishing, taking and giving back by stores; handing back as EMPTY; not sending again; orphans that are
+//! not announced; a sleeper that does not look again, a bell that is not rung, or not twice; leaving that is
+//! not told.
 #![cfg(loom)]
 
 mod common;

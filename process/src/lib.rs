@@ -60,7 +60,7 @@ pub use raw::{OutOfBounds, Plain, RawArray, RawValue};
 
 // The floors below.
 pub use multiprocess_channel::queue::{Job, JoinableQueue, Queue, QueueConfig, SimpleQueue};
-pub use multiprocess_channel::{self as channel, bytes, mpmc, spsc};
+pub use multiprocess_channel::{self as channel, broadcast, bytes, mpmc, spsc};
 pub use multiprocess_core::{
     AttachError, CreateError, Deadline, LayoutHash, ParticipantId, Peers, ShmSafe, Timeout, atomic,
     thread,

@@ -37,7 +37,8 @@ pub(super) fn claim<T: Message, M: Memory, P: Peers>(endpoint: &mut Endpoint<T, 
 }
 
 /// Whether the message before this one, by as many as the limit says, has not been taken yet. Once it was,
-/// it stays so.
+/// it stays so. A word from before that message was sent is an old one: whoever is here has been told,
+/// by a hint, of more than it has seen.
 #[inline(always)]
 fn is_at_limit<T: Message, M: Memory, P: Peers>(
     endpoint: &Endpoint<T, M, P>,
@@ -49,7 +50,9 @@ fn is_at_limit<T: Message, M: Memory, P: Peers>(
     }
     let before = ticket.minus(limit);
     let seen = Word::from_bits(endpoint.parts.slot(before).word.load(Relaxed));
-    seen.ticket == before && matches!(seen.state, State::Writing | State::Ready)
+    let is_untaken = matches!(seen.state, State::Empty | State::Writing | State::Ready);
+    let ahead = seen.ticket.ahead_of(before);
+    ahead < 0 || ahead == 0 && is_untaken
 }
 
 fn store_hint<T: Message, M: Memory, P: Peers>(endpoint: &Endpoint<T, M, P>) {

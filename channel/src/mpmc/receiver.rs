@@ -286,8 +286,7 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
                         looks += 1;
                         self.orphaned = self.orphaned.wrapping_sub(1);
                     }
-                    Nothing::LookAgain => return Look::NotYet,
-                    Nothing::Yet => return Look::NotYet,
+                    Nothing::LookAgain | Nothing::Yet => return Look::NotYet,
                     Nothing::Ever => return Look::Failed(TryRecvError::Disconnected),
                 },
                 Find::Corrupt => return Look::Failed(TryRecvError::Corrupt),
@@ -410,6 +409,12 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
     #[cfg(feature = "serde")]
     pub(crate) fn give_up_raw(&mut self, ticket: u64) -> bool {
         self.endpoint.is_ours() && self.give_up(Ticket::new(ticket))
+    }
+
+    /// Those who wait for memory are to look.
+    #[cfg(feature = "serde")]
+    pub(crate) fn ring_for_memory(&self) {
+        self.endpoint.parts.control().rare.memory.ring_all();
     }
 
     /// Whether it has a seat, of this process.

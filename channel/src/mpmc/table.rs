@@ -108,8 +108,20 @@ impl<T: Message> Parts<T> {
             .word
             .compare_exchange(taken, free, SeqCst, Relaxed)
             .is_ok()
+            && self.mark_gone(role)
         {
-            self.mark_gone(role);
+            self.tell_others(role);
+        }
+    }
+
+    /// Nobody is left in `role`.
+    fn tell_others(&self, role: Role) {
+        match role {
+            Role::Sender => self.control().receivers.ring_all(),
+            Role::Receiver => {
+                self.control().senders.ring_all();
+                self.control().rare.joiners.ring_all();
+            }
         }
     }
 
@@ -120,36 +132,25 @@ impl<T: Message> Parts<T> {
         }
     }
 
-    /// Tells the other side if nobody is left in `role`.
+    /// Sets the hint that nobody is left in `role`, or takes it away; whether nobody is.
     ///
     /// Dekker: who leaves sets GONE and then looks at the seats; who joins takes a seat and then
     /// clears GONE. All SeqCst. GONE is a hint in both directions: who sees it looks at the seats, and
     /// where it is missing, since who left was killed before it set it, or another one cleared it late,
     /// `recover` sets it, which all who wait call at their inner bound.
-    fn mark_gone(&self, role: Role) {
+    fn mark_gone(&self, role: Role) -> bool {
         let bell = self.bell_of(role);
-        if self.has_any(role) {
-            if bell.is_gone() {
-                bell.clear_gone();
-            }
-            return;
+        if !bell.was_ever_joined() {
+            return false;
         }
-        if bell.is_gone() || !bell.was_ever_joined() {
-            return;
+        if !self.has_any(role) {
+            bell.set_gone();
         }
-        bell.set_gone();
-        if self.has_any(role) {
+        let is_deserted = !self.has_any(role);
+        if !is_deserted && bell.is_gone() {
             bell.clear_gone();
-            return;
         }
-        if role == Role::Receiver {
-            self.control().rare.joiners.ring_all();
-        }
-        let others = match role {
-            Role::Sender => Role::Receiver,
-            Role::Receiver => Role::Sender,
-        };
-        self.bell_of(others).ring_all();
+        is_deserted
     }
 
     /// Whether somebody sits in `role`, alive or not recovered yet.
@@ -208,6 +209,7 @@ impl<T: Message> Parts<T> {
             let free = seat(mine, Seated::Free);
             let _ = place.word.compare_exchange(mine, free, SeqCst, Relaxed);
         }
+        // Who waits looks again by itself after this.
         self.mark_gone(Role::Sender);
         self.mark_gone(Role::Receiver);
         if recovered.endpoints > 0 {
@@ -219,7 +221,7 @@ impl<T: Message> Parts<T> {
         recovered
     }
 
-    /// Hands back all that `dead` held. By CAS on the exact word, so that it can be done twice.
+    /// Hands back all that `dead`, or who leaves with messages in hand, held. By CAS on the exact word, so that it can be done twice.
     pub(super) fn take_back(&self, dead: Owner, recovered: &mut Recovered) {
         for index in 0..self.capacity {
             let slot = self.slot(Ticket::new(index));

@@ -1,65 +1,13 @@
-//! One error for making a queue, one for each direction; what was not put comes back.
+//! One error for each direction; what was not put comes back.
 
 use std::fmt;
 
-use multiprocess_core::{AttachError, CreateError, Errno};
-use multiprocess_shm::ParticipantError;
+use multiprocess_core::Errno;
 
-use crate::mpmc::{AttachRingError, JoinError};
+use crate::mpmc::ChannelError;
 
-/// Why there is no queue, or no place at it.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum QueueError {
-    /// The memory was not made.
-    Create(CreateError),
-    /// The descriptor is not a queue's.
-    Attach(AttachError),
-    /// This process did not become a participant.
-    Participant(ParticipantError),
-    /// All endpoints that it was made for are in use.
-    Join(JoinError),
-}
-
-impl fmt::Display for QueueError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Create(error) => error.fmt(f),
-            Self::Attach(error) => error.fmt(f),
-            Self::Participant(error) => error.fmt(f),
-            Self::Join(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for QueueError {}
-
-impl From<CreateError> for QueueError {
-    fn from(error: CreateError) -> Self {
-        Self::Create(error)
-    }
-}
-
-impl From<AttachError> for QueueError {
-    fn from(error: AttachError) -> Self {
-        Self::Attach(error)
-    }
-}
-
-impl From<ParticipantError> for QueueError {
-    fn from(error: ParticipantError) -> Self {
-        Self::Participant(error)
-    }
-}
-
-impl From<AttachRingError> for QueueError {
-    fn from(error: AttachRingError) -> Self {
-        match error {
-            AttachRingError::Attach(error) => Self::Attach(error),
-            AttachRingError::Join(error) => Self::Join(error),
-        }
-    }
-}
+/// Why there is no queue, or no place at it: as for a ring in a segment.
+pub type QueueError = ChannelError;
 
 /// Why a value was not put; here it is.
 #[derive(Debug)]

@@ -151,7 +151,7 @@ impl Shared {
         sent
     }
 
-    /// Step 9. The ring must be recovered before.
+    /// Step 9, after the ring's own: what the dead had in hand is named by an orphan then.
     fn recover_blocks(&self, sender: &Tx) {
         sender.recover();
         self.arena.recover_unless(|offset| {
@@ -230,9 +230,7 @@ impl Shared {
             && released
         {
             let _ = self.arena.free(block);
-            if let Ok(onlooker) = self.onlooker() {
-                onlooker.ring_for_memory();
-            }
+            receiver.ring_for_memory();
         }
     }
 
@@ -291,20 +289,14 @@ fn not_serialisable(error: postcard::Error) -> PutFailure {
 }
 
 fn deliver(sender: &mut Tx, envelope: Envelope, deadline: Deadline) -> Result<(), PutFailure> {
-    match sender.send_until(envelope, deadline) {
-        Ok(()) => Ok(()),
-        Err(SendError::Timeout(_)) => Err(PutFailure::Full),
-        Err(SendError::Disconnected(_)) => Err(PutFailure::Closed),
-        Err(SendError::Corrupt(_)) => Err(PutFailure::Corrupt),
-        Err(SendError::System(_, errno)) => Err(PutFailure::System(errno)),
-    }
+    sender.send_until(envelope, deadline).map_err(failure)
 }
 
-fn failure(error: SendError<()>) -> PutFailure {
+fn failure<T>(error: SendError<T>) -> PutFailure {
     match error {
-        SendError::Timeout(()) => PutFailure::Full,
-        SendError::Disconnected(()) => PutFailure::Closed,
-        SendError::Corrupt(()) => PutFailure::Corrupt,
-        SendError::System((), errno) => PutFailure::System(errno),
+        SendError::Timeout(_) => PutFailure::Full,
+        SendError::Disconnected(_) => PutFailure::Closed,
+        SendError::Corrupt(_) => PutFailure::Corrupt,
+        SendError::System(_, errno) => PutFailure::System(errno),
     }
 }

@@ -1,9 +1,9 @@
 //! `mpmc`, killed, stopped and preempted at every instruction: send, take, receive, give up, recover,
 //! and the blocking forms with a sleeping peer.
 //!
-//! Shown to fail (`.ci/mutants`): a message published, or given back, by a store; a slot handed back as
-//! EMPTY; a message that is not sent again; a recovery that forgets held slots, or the orphans' announcement; a
-//! sleep without an inner bound.
+//! Shown to fail (`.ci/mutants`): stalled writers, or readers, that are not stepped over; a recovery that
+//! forgets held writers, or readers; an orphan ahead of the head that is taken as if the head had passed; who
+//! leaves last and is killed before it says so.
 #![cfg(all(not(loom), target_os = "linux"))]
 
 mod judge;
@@ -170,6 +170,8 @@ enum Op {
     WaitForRoom,
     /// Receivers sleep until the ring is closed.
     Close,
+    /// The last sender, while a receiver sleeps.
+    Leave,
 }
 
 impl Op {
@@ -182,7 +184,7 @@ impl Op {
             Op::GiveUp => 2,
             Op::Recover | Op::RecoverHeld => 3,
             Op::RecvWithSleeper | Op::WaitForRoom => CAPACITY,
-            Op::SendToSleeper | Op::WaitForMessage | Op::Close => 0,
+            Op::SendToSleeper | Op::WaitForMessage | Op::Close | Op::Leave => 0,
         }
     }
 
@@ -194,6 +196,7 @@ impl Op {
                 | Op::WaitForMessage
                 | Op::WaitForRoom
                 | Op::Close
+                | Op::Leave
         )
     }
 
@@ -259,6 +262,9 @@ impl Subject for Op {
                 sender.try_send(message).unwrap();
             }
         }
+        if *self == Op::Leave {
+            sender.close();
+        }
         forget((sender, receiver));
     }
 
@@ -279,6 +285,13 @@ impl Subject for Op {
                 let mut sender = sender(&env);
                 Box::new(move || {
                     sender.close_ring();
+                    1
+                })
+            }
+            Op::Leave => {
+                let mut sender = sender(&env);
+                Box::new(move || {
+                    sender.close();
                     1
                 })
             }
@@ -333,7 +346,7 @@ impl Subject for Op {
 
     fn help(&self, env: &Env<'_>, go: &dyn Fn()) -> u64 {
         match self {
-            Op::SendToSleeper | Op::Close => {
+            Op::SendToSleeper | Op::Close | Op::Leave => {
                 let mut receiver = receiver(env);
                 receiver.set_spin_cap(0);
                 let got = receiver.recv().unwrap_or(0);
@@ -406,6 +419,9 @@ impl Subject for Op {
     }
 
     fn recover(&self, env: &Env<'_>, dead: Role) {
+        if *self == Op::Leave {
+            return; // the sleeper is to find out by itself
+        }
         let mut sender = sender(env);
         sender.recover();
         if dead != Role::Victim {
@@ -460,7 +476,11 @@ impl Subject for Op {
                 }
             }
             let endpoints = sender.statistics().endpoints;
-            let living = if env.control.victim_is_dead() { 4 } else { 5 };
+            let living = match self {
+                Op::Leave => 3,
+                _ if env.control.victim_is_dead() => 4,
+                _ => 5,
+            };
             if endpoints != living {
                 return Err(format!("{endpoints} seats are taken, {living} should be"));
             }
@@ -523,4 +543,5 @@ sweeps! {
     wait_for_a_message: Op::WaitForMessage, false;
     wait_for_room: Op::WaitForRoom, false;
     close_with_a_sleeping_receiver: Op::Close, true;
+    leave_with_a_sleeping_receiver: Op::Leave, true;
 }
