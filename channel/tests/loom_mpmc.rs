@@ -277,3 +277,19 @@ fn a_sleeping_receiver_hears_that_the_last_sender_leaves() {
         assert_eq!(thread.join().unwrap(), Ok(1), "sent before it left");
     });
 }
+
+#[test]
+fn a_worker_that_does_the_last_job_and_leaves_has_abandoned_nothing() {
+    model(3, || {
+        let config = Config::new(4).endpoints(3).starting_at(FIRST).joinable();
+        let ring = Heap::holding::<Ring<u32>>(config);
+        let (mut sender, mut receiver) = (sender(&ring, 1), receiver(&ring, 2));
+        send(&mut sender, 1);
+        let thread = thread::spawn(move || {
+            let taken = receiver.try_take().unwrap();
+            taken.release();
+        });
+        assert_eq!(sender.join(None), Ok(()));
+        thread.join().unwrap();
+    });
+}

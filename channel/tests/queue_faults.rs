@@ -43,26 +43,6 @@ fn a_job_that_puts_another_one_before_it_is_done_keeps_join_waiting() {
 }
 
 #[test]
-fn a_worker_that_does_the_last_job_and_leaves_has_abandoned_nothing() {
-    let _watchdog = Watchdog::seconds(120);
-    for round in 0..20_000 {
-        let config = Config::new(8).endpoints(3).joinable();
-        let (mut sender, mut receiver) = mpmc::channel_with::<u64>(&config).unwrap();
-        sender.send(1).unwrap();
-        std::thread::scope(|scope| {
-            scope.spawn(move || {
-                let taken = receiver.take().unwrap();
-                for _ in 0..round % 4000 {
-                    std::hint::spin_loop();
-                }
-                taken.release();
-            });
-            assert_eq!(sender.join(None), Ok(()));
-        });
-    }
-}
-
-#[test]
 fn a_message_forgotten_in_hand_comes_again_when_its_receiver_goes() {
     let config = Config::new(8).endpoints(4);
     let (mut sender, mut first) = mpmc::channel_with::<u64>(&config).unwrap();

@@ -166,7 +166,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Takes a message and gives its bytes to `decode`. It stays in hand, also if `decode` fails.
+    /// Takes a message and gives its bytes to `decode`. It stays in hand, also if `decode` fails; if that
+    /// panics, the message goes to another one with the receiver's place.
     pub(super) fn take<R>(
         &self,
         receiver: &mut Rx,
@@ -179,23 +180,6 @@ impl Shared {
             RecvError::Corrupt => GetError::Corrupt,
             RecvError::System(errno) => GetError::System(errno),
         })?;
-        let mut unwinding = GivesUp {
-            receiver,
-            ticket,
-            is_armed: true,
-        };
-        let taken = self.read(unwinding.receiver, ticket, decode);
-        unwinding.is_armed = false;
-        Ok(taken)
-    }
-
-    /// Steps 5 and 6.
-    fn read<R>(
-        &self,
-        receiver: &Rx,
-        ticket: u64,
-        decode: impl FnOnce(&[u8]) -> R,
-    ) -> (InHand, Result<R, GetError>) {
         let envelope = receiver.read_raw(ticket);
         let mut hand = InHand {
             ticket,
@@ -205,7 +189,7 @@ impl Shared {
         if envelope[0] & SPILLED == 0 {
             let bytes: &[u8] = bytemuck::cast_slice(&envelope[1..]);
             let decoded = bytes.get(..len).map(decode).ok_or(GetError::Corrupt);
-            return (hand, decoded);
+            return Ok((hand, decoded));
         }
         // SAFETY: the message names it, and is in our hands alone: its holder, alive or dead, has passed
         // it on. (A peer that lies about it gets us another's bytes, and that one loses them.)
@@ -220,7 +204,7 @@ impl Shared {
             }
             _ => Err(GetError::Corrupt),
         };
-        (hand, decoded)
+        Ok((hand, decoded))
     }
 
     /// Steps 7 and 8.
@@ -237,21 +221,6 @@ impl Shared {
     /// The message goes to another receiver, and its block with it.
     pub(super) fn give_up(receiver: &mut Rx, hand: &InHand) {
         receiver.give_up_raw(hand.ticket);
-    }
-}
-
-/// Gives a message up if its value's own code panics.
-struct GivesUp<'a> {
-    receiver: &'a mut Rx,
-    ticket: u64,
-    is_armed: bool,
-}
-
-impl Drop for GivesUp<'_> {
-    fn drop(&mut self) {
-        if self.is_armed {
-            self.receiver.give_up_raw(self.ticket);
-        }
     }
 }
 
