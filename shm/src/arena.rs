@@ -168,7 +168,8 @@ impl<M: Memory, P: Peers> Arena<M, P> {
     /// [`AllocError::NoSpace`], after looking everywhere (but [`recover`](Self::recover) may find
     /// some; and in an arena that is nearly full two that want the same place at the same moment, to
     /// allocate there or to reclaim the slab, may both step back: nobody waits, so it may be said
-    /// beside a block that is free by then); [`AllocError::Empty`] for no bytes; [`AllocError::Alignment`] above 128;
+    /// beside a block that is free by then); [`AllocError::Empty`] for no bytes;
+    /// [`AllocError::Alignment`] above 128;
     /// [`AllocError::NotAParticipant`].
     #[inline]
     pub fn allocate(&self, layout: Layout) -> Result<Block, AllocError> {

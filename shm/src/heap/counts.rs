@@ -332,7 +332,7 @@ impl<M: Memory> Counts<M> {
                 return true;
             }
         }
-        // Others come and go all the time: it is used.
+        // Turned away as often as that, by others that come and go: as if it had gone.
         false
     }
 
