@@ -23,6 +23,10 @@
 //! WRITING and HELD_WRITING → SKIP, READING and HELD_READING → ORPHAN (or dropped); then announce the
 //! orphans; then free the seat.
 //!
+//! *In one step*: where the processor swaps two words at once (`core/src/pair.rs`), a message of one word goes
+//! from EMPTY(t) to READY(me, t) together with its slot's word: steps 1 to 3 with nobody in between.
+//! Likewise a receiver that copies the message out: READY(t) → EMPTY(t + n), steps 5 to 7.
+//!
 //! Tail and head are hints; each handle has a cursor of its own, and moves it on when a slot's word
 //! proves that the ticket is used.
 //!
@@ -268,7 +272,8 @@ pub struct Statistics {
     pub messages: u64,
     /// Slots of stalled peers that were stepped over.
     pub quarantines: u64,
-    /// Most messages that a sender has seen in the ring, up to 8 too few.
+    /// Most messages that a sender has seen in the ring. Senders look when they find no room, and once
+    /// in 128 messages, or in an eighth of the ring if that is less (but not less than 8).
     pub high_water: u64,
 }
 

@@ -54,7 +54,9 @@ fn sender(ring: &Heap, number: u16) -> Tx {
 }
 
 fn receiver(ring: &Heap, number: u16) -> Rx {
-    Receiver::attach(ring.clone(), Process(number)).unwrap()
+    let mut receiver = Rx::attach(ring.clone(), Process(number)).unwrap();
+    receiver.set_one_step(false);
+    receiver
 }
 
 fn model(preemptions: usize, f: impl Fn() + Sync + Send + 'static) {

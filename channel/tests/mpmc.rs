@@ -320,6 +320,49 @@ fn nothing_is_lost_in_one_step() {
     many(Config::new(16).endpoints(8), true, true);
 }
 
+/// As `many`, with messages of one word, which may be sent and taken in one step each.
+fn many_words(at_once: [bool; 2]) {
+    let _watchdog = Watchdog::seconds(120);
+    const EACH: u64 = 100_000;
+    let config = Config::new(16).endpoints(8).starting_at((1 << 48) - 1000);
+    let (sender, receiver) = mpmc::channel_with::<u64>(&config).unwrap();
+    let counts: [AtomicU64; 2] = Default::default();
+    std::thread::scope(|scope| {
+        for number in 0..3 {
+            let mut sender = sender.try_clone().unwrap();
+            sender.set_one_step(at_once[0] || number == 2);
+            scope.spawn(move || (0..EACH).for_each(|i| sender.send(number << 32 | i).unwrap()));
+        }
+        for number in 0..3 {
+            let mut receiver = receiver.try_clone().unwrap();
+            receiver.set_one_step(at_once[1] || number == 2);
+            let [count, sum] = &counts;
+            scope.spawn(move || {
+                let mut last = [None; 3];
+                for message in receiver.iter() {
+                    let (number, i) = (message >> 32, message & 0xffff_ffff);
+                    let last = &mut last[number as usize];
+                    assert!(last.is_none_or(|last| last < i), "out of order");
+                    *last = Some(i);
+                    sum.fetch_add(i, Relaxed);
+                    count.fetch_add(1, Relaxed);
+                }
+            });
+        }
+        drop((sender, receiver));
+    });
+    let [count, sum] = counts.map(AtomicU64::into_inner);
+    assert_eq!(count, 3 * EACH);
+    assert_eq!(sum, 3 * (EACH * (EACH - 1) / 2));
+}
+
+#[test]
+fn words_sent_and_taken_at_once_or_in_steps_are_all_there() {
+    for at_once in [[true, true], [true, false], [false, true], [false, false]] {
+        many_words(at_once);
+    }
+}
+
 #[test]
 fn tickets_wrap() {
     many(

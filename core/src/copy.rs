@@ -38,7 +38,7 @@ pub unsafe fn load<T: AnyBitPattern>(source: *const T) -> T {
             source.cast(),
             value.as_mut_ptr().cast(),
             size_of::<T>(),
-            unit::<T>(),
+            Unit::of::<T>(),
         );
     }
     // SAFETY: every byte was written, and `AnyBitPattern` accepts whatever they are.
@@ -59,7 +59,7 @@ pub unsafe fn store<T: NoUninit>(target: *mut T, value: T) {
             ptr::from_ref(&value).cast(),
             target.cast(),
             size_of::<T>(),
-            unit::<T>(),
+            Unit::of::<T>(),
         );
     }
 }
@@ -75,7 +75,14 @@ pub unsafe fn load_slice<T: AnyBitPattern + NoUninit>(source: *const T, target: 
     let len = size_of_val(target);
     // SAFETY: the source is valid by the caller's word; the target is borrowed, so it is no
     // shared memory, and takes any bytes; the unit divides the size of each element.
-    unsafe { from_shared(source.cast(), target.as_mut_ptr().cast(), len, unit::<T>()) };
+    unsafe {
+        from_shared(
+            source.cast(),
+            target.as_mut_ptr().cast(),
+            len,
+            Unit::of::<T>(),
+        )
+    };
 }
 
 /// Copies `source` into shared memory; the counterpart of [`load_slice`].
@@ -88,7 +95,7 @@ pub unsafe fn store_slice<T: NoUninit>(target: *mut T, source: &[T]) {
     let len = size_of_val(source);
     // SAFETY: the target is valid by the caller's word; every byte of the source is
     // initialised; the unit divides the size of each element.
-    unsafe { to_shared(source.as_ptr().cast(), target.cast(), len, unit::<T>()) };
+    unsafe { to_shared(source.as_ptr().cast(), target.cast(), len, Unit::of::<T>()) };
 }
 
 /// A value that several may copy in and out at the same moment, by relaxed atomics: a copy may mix
@@ -111,24 +118,35 @@ impl<T: AnyBitPattern + NoUninit> RacyCell<T> {
     /// Copies the value out. As [`load`].
     #[inline]
     pub fn load(&self) -> T {
-        // SAFETY: valid as long as it is borrowed; nobody accesses it but through these two
-        // functions, in one unit, or in another process by the same code.
-        unsafe { load(self.0.get()) }
+        let mut value = MaybeUninit::uninit();
+        self.load_into(&mut value);
+        // SAFETY: every byte was written, and `AnyBitPattern` accepts whatever they are.
+        unsafe { value.assume_init() }
     }
 
     /// Copies the value out to where it is wanted: a large one is moved about less.
     #[inline]
     pub fn load_into(&self, value: &mut MaybeUninit<T>) {
-        let target = value.as_mut_ptr().cast();
-        // SAFETY: as in `load`; the target is borrowed for a T, and becomes one.
-        unsafe { from_shared(self.0.get().cast(), target, size_of::<T>(), unit::<T>()) };
+        let (source, target) = (self.0.get().cast(), value.as_mut_ptr().cast());
+        // SAFETY: valid as long as it is borrowed; nobody accesses it but through these
+        // functions, in one unit, or in another process by the same code. The target is borrowed for
+        // a T, and becomes one. A cell is as aligned as its T.
+        unsafe { from_shared(source, target, size_of::<T>(), Unit::in_place::<T>()) };
     }
 
     /// Copies a value in. As [`store`].
     #[inline]
     pub fn store(&self, value: T) {
-        // SAFETY: as in `load`.
-        unsafe { store(self.0.get(), value) };
+        let source = ptr::from_ref(&value).cast();
+        // SAFETY: as in `load_into`; `NoUninit` means that every byte of the source is initialised.
+        unsafe {
+            to_shared(
+                source,
+                self.0.get().cast(),
+                size_of::<T>(),
+                Unit::in_place::<T>(),
+            )
+        };
     }
 }
 
@@ -188,43 +206,72 @@ unsafe impl<T: crate::ShmSafe + AnyBitPattern + NoUninit> crate::ShmSafe for Rac
     const LAYOUT: crate::LayoutHash = crate::LayoutHash::of("RacyCell").mix(T::LAYOUT.bits());
 }
 
-/// Bytes of one access to a `T`.
-const fn unit<T>() -> usize {
-    match size_of::<T>().trailing_zeros() {
-        0 => 1,
-        1 => 2,
-        2 => 4,
-        _ => 8,
+/// How a `T` is accessed.
+#[derive(Clone, Copy)]
+struct Unit {
+    /// Bytes of one access.
+    size: usize,
+    /// Whether the shared address is known to be a multiple of that.
+    is_aligned: bool,
+}
+
+impl Unit {
+    /// Of a `T` anywhere.
+    const fn of<T>() -> Self {
+        let size = match size_of::<T>().trailing_zeros() {
+            0 => 1,
+            1 => 2,
+            2 => 4,
+            _ => 8,
+        };
+        Self {
+            size,
+            is_aligned: false,
+        }
+    }
+
+    /// Of a `T` that lies where a `T` may lie.
+    const fn in_place<T>() -> Self {
+        let Self { size, .. } = Self::of::<T>();
+        Self {
+            size,
+            is_aligned: align_of::<T>() >= size,
+        }
+    }
+
+    #[inline(always)]
+    fn fits(self, address: *const u8) -> bool {
+        self.is_aligned || address.addr().is_multiple_of(self.size)
     }
 }
 
-/// Copies `len` bytes out of shared memory, `unit` at a time.
+/// Copies `len` bytes out of shared memory, a unit at a time.
 ///
 /// # Safety
 ///
 /// `source` must be valid for reads and `target` for writes of `len` bytes, a multiple of
-/// `unit`; they must not overlap; nobody else may access the target; no racing access to the
+/// the unit's size, and the shared one be aligned if the unit says so; they must not overlap; nobody else may access the target; no racing access to the
 /// source by this process may be non-atomic.
 #[inline(always)]
-unsafe fn from_shared(source: *const u8, target: *mut u8, len: usize, unit: usize) {
+unsafe fn from_shared(source: *const u8, target: *mut u8, len: usize, unit: Unit) {
     let source = source.cast_mut();
     // SAFETY: valid, and a whole number of units, by the caller's word; an address that is a
     // multiple of the unit is aligned for the unit's atomic.
     unsafe {
-        match unit {
-            8 if source.addr().is_multiple_of(8) => {
+        match unit.size {
+            8 if unit.fits(source) => {
                 let wide = load_wide(source, target, len);
                 let (source, target) = (source.add(wide), target.add(wide));
                 load_units(source, target, len - wide, |at| {
                     AtomicU64::from_ptr(at).load(Relaxed)
                 });
             }
-            4 if source.addr().is_multiple_of(4) => {
+            4 if unit.fits(source) => {
                 load_units(source, target, len, |at| {
                     AtomicU32::from_ptr(at).load(Relaxed)
                 });
             }
-            2 if source.addr().is_multiple_of(2) => {
+            2 if unit.fits(source) => {
                 load_units(source, target, len, |at| {
                     AtomicU16::from_ptr(at).load(Relaxed)
                 });
@@ -291,28 +338,28 @@ unsafe fn load_wide(_: *const u8, _: *mut u8, _: usize) -> usize {
     0
 }
 
-/// Copies `len` bytes into shared memory, `unit` at a time.
+/// Copies `len` bytes into shared memory, a unit at a time.
 ///
 /// # Safety
 ///
 /// As [`from_shared`], with the roles of source and target exchanged; the bytes of the source
 /// must be initialised.
 #[inline(always)]
-unsafe fn to_shared(source: *const u8, target: *mut u8, len: usize, unit: usize) {
+unsafe fn to_shared(source: *const u8, target: *mut u8, len: usize, unit: Unit) {
     // SAFETY: as in `from_shared`.
     unsafe {
-        match unit {
-            8 if target.addr().is_multiple_of(8) => {
+        match unit.size {
+            8 if unit.fits(target) => {
                 store_units(source, target, len, |at, word| {
                     AtomicU64::from_ptr(at).store(word, Relaxed);
                 });
             }
-            4 if target.addr().is_multiple_of(4) => {
+            4 if unit.fits(target) => {
                 store_units(source, target, len, |at, word| {
                     AtomicU32::from_ptr(at).store(word, Relaxed);
                 });
             }
-            2 if target.addr().is_multiple_of(2) => {
+            2 if unit.fits(target) => {
                 store_units(source, target, len, |at, word| {
                     AtomicU16::from_ptr(at).store(word, Relaxed);
                 });
@@ -438,9 +485,12 @@ mod tests {
 
     #[test]
     fn small_values_are_one_access() {
-        assert_eq!([unit::<u8>(), unit::<u16>()], [1, 2]);
-        assert_eq!([unit::<[u8; 4]>(), unit::<u64>()], [4, 8]);
-        assert_eq!([unit::<[u8; 3]>(), unit::<[u32; 3]>()], [1, 4]);
-        assert_eq!([unit::<u128>(), unit::<()>()], [8, 8]);
+        assert_eq!([Unit::of::<u8>().size, Unit::of::<u16>().size], [1, 2]);
+        assert_eq!([Unit::of::<[u8; 4]>().size, Unit::of::<u64>().size], [4, 8]);
+        assert_eq!(
+            [Unit::of::<[u8; 3]>().size, Unit::of::<[u32; 3]>().size],
+            [1, 4]
+        );
+        assert_eq!([Unit::of::<u128>().size, Unit::of::<()>().size], [8, 8]);
     }
 }

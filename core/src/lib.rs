@@ -10,6 +10,7 @@
 //! | [`ShmSafe`], [`Place`], [`Region`], [`Memory`] | what may lie in shared memory, and how it is laid out, initialised and attached |
 //! | [`ParticipantId`], [`Peers`] | who holds a lock or a slot, and who is alive |
 //! | [`thread`] | a thread's id, its list of robust locks, and whether a fork made them stale |
+//! | [`pair`] | compare-and-swap of two words at once, where the processor has it |
 //! | [`copy`] | copies out of memory that a peer may write at the same time |
 //!
 //! `no_std`, no allocation, no libc on Linux, no threads, no signal handlers. Feature `std` adds
@@ -30,6 +31,7 @@ pub mod copy;
 mod deadline;
 mod error;
 mod layout;
+pub mod pair;
 pub mod park;
 mod participant;
 mod peers;

@@ -1,6 +1,7 @@
 //! How a sender claims a slot: steps 1 and 10.
 
 use multiprocess_core::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use multiprocess_core::pair::PairSwap;
 use multiprocess_core::{Memory, Peers};
 
 use super::endpoint::{Endpoint, HINT_MASK};
@@ -36,6 +37,37 @@ pub(super) fn claim<T: Message, M: Memory, P: Peers>(endpoint: &mut Endpoint<T, 
     claim_slowly(endpoint)
 }
 
+/// Steps 1 to 3 in one, for a message of one word at most: nobody finds this sender in the middle.
+#[inline(always)]
+pub(super) fn claim_and_publish<T: Message, M: Memory, P: Peers>(
+    endpoint: &mut Endpoint<T, M, P>,
+    pair: PairSwap,
+    message: &T,
+) -> bool {
+    let ticket = endpoint.cursor;
+    let slot = endpoint.parts.slot(ticket);
+    let empty = Word::of_nobody(State::Empty, ticket).bits();
+    if slot.word.load(Relaxed) != empty || is_at_limit(endpoint, ticket) {
+        return false;
+    }
+    let Some(pair_at) = endpoint.parts.pair(ticket) else {
+        return false;
+    };
+    let bytes = bytemuck::bytes_of(message);
+    let mut word = [0; 8];
+    word[..bytes.len()].copy_from_slice(bytes);
+    let ready = Word::new(State::Ready, endpoint.number, ticket).bits();
+    // SAFETY: word and message of a slot; both are accessed by atomics only.
+    if !unsafe { pair.swap(pair_at, empty, [ready, u64::from_ne_bytes(word)]) } {
+        return false;
+    }
+    endpoint.cursor = ticket.plus(1);
+    if ticket.bits() & HINT_MASK == HINT_MASK {
+        store_hint(endpoint);
+    }
+    true
+}
+
 /// Whether the message before this one, by as many as the limit says, has not been taken yet. Once it was,
 /// it stays so. A word from before that message was sent is an old one: whoever is here has been told,
 /// by a hint, of more than it has seen.
@@ -59,6 +91,16 @@ fn store_hint<T: Message, M: Memory, P: Peers>(endpoint: &Endpoint<T, M, P>) {
     let control = endpoint.parts.control();
     let tail = endpoint.cursor;
     control.tail.store(tail.bits(), Relaxed);
+    // The head's line is the receivers': looking at it each time halves the rate of a stream.
+    if tail.bits() & endpoint.high_water_mask == 0 {
+        store_high_water(endpoint);
+    }
+}
+
+#[cold]
+fn store_high_water<T: Message, M: Memory, P: Peers>(endpoint: &Endpoint<T, M, P>) {
+    let tail = endpoint.cursor;
+    let control = endpoint.parts.control();
     let head = Ticket::new(control.head.load(Relaxed));
     let there = tail.ahead_of(head).clamp(0, endpoint.parts.capacity as i64) as u64;
     if let Some(seat) = endpoint.parts.seat(endpoint.number)
@@ -84,6 +126,7 @@ fn claim_slowly<T: Message, M: Memory, P: Peers>(endpoint: &mut Endpoint<T, M, P
         if ahead == 0 && seen.state == State::Empty {
             if is_at_limit(endpoint, ticket) {
                 store_hint(endpoint);
+                store_high_water(endpoint);
                 return Claim::Full;
             }
             let writing = Word::new(State::Writing, endpoint.number, ticket).bits();
@@ -123,6 +166,7 @@ fn claim_slowly<T: Message, M: Memory, P: Peers>(endpoint: &mut Endpoint<T, M, P
         };
         let Some(stepped) = aside.filter(|_| has_room_behind(endpoint, ticket)) else {
             store_hint(endpoint);
+            store_high_water(endpoint);
             return Claim::Full;
         };
         // Step 10.

@@ -6,6 +6,7 @@ use multiprocess_core::atomic::{
     IS_MODEL,
     Ordering::{Acquire, Relaxed, Release},
 };
+use multiprocess_core::pair::PairSwap;
 use multiprocess_core::park::{Parked, Patience};
 use multiprocess_core::spin::AdaptiveSpin;
 use multiprocess_core::thread::generation;
@@ -15,7 +16,7 @@ use super::bell::Bell;
 use super::layout::Parts;
 use super::pace::Pace;
 use super::table::{JoinError, LAPS, Recovered};
-use super::words::{Owner, Role, State, Ticket, Word};
+use super::words::{Owner, Role, State, Ticket, WORD, Word};
 use super::{AttachRingError, Ring};
 use crate::spsc::Message;
 
@@ -24,6 +25,9 @@ const PATIENCE: u32 = if IS_MODEL { 0 } else { 256 };
 
 /// A hint is stored once in so many tickets.
 pub(super) const HINT_MASK: u64 = 7;
+
+/// The high-water mark is looked for once in so many tickets at most, a power of two.
+const HIGH_WATER: u64 = 128;
 
 pub(super) struct Endpoint<T: Message, M: Memory, P: Peers> {
     memory: M,
@@ -43,6 +47,10 @@ pub(super) struct Endpoint<T: Message, M: Memory, P: Peers> {
     messages: u64,
     /// Messages that we have taken and not given back.
     pub(super) in_hand: u64,
+    /// For sending in one step, where a message is a word at most.
+    pub(super) pair: Option<PairSwap>,
+    /// The number of messages in the ring is looked at when the tail is a multiple of one more than this.
+    pub(super) high_water_mask: u64,
     pub(super) pace: Pace,
     spin: AdaptiveSpin,
 }
@@ -111,7 +119,12 @@ impl<T: Message, M: Memory, P: Peers> Endpoint<T, M, P> {
             stalled: Cell::new((0, 0)),
             messages: 0,
             in_hand: 0,
-            pace: Pace::new(),
+            pair: match role {
+                Role::Sender if size_of::<T>() <= WORD => PairSwap::detect(),
+                _ => None,
+            },
+            high_water_mask: (config.capacity / 8).clamp(HINT_MASK + 1, HIGH_WATER) - 1,
+            pace: Pace::new(role, config.capacity),
             spin: AdaptiveSpin::new(),
         })
     }
@@ -186,6 +199,15 @@ impl<T: Message, M: Memory, P: Peers> Endpoint<T, M, P> {
 
     pub(super) fn peers(&self) -> &P {
         &self.peers
+    }
+
+    /// Pauses to spend before the next sleep. In a stream it is several of the pace's, which were
+    /// worth it lately.
+    fn looks(&self) -> u32 {
+        match self.spin.budget() {
+            0 => 0,
+            budget => budget.max(4 * self.pace.pause()),
+        }
     }
 
     pub(super) fn set_spin_cap(&mut self, cap: u32) {
@@ -286,7 +308,7 @@ pub(super) fn wait<H, T: Message, M: Memory, P: Peers, R, E>(
 ) -> Result<R, GaveUp<E>> {
     let budget = match deadline.has_passed() {
         true => 0,
-        false => endpoint(handle).spin.budget(),
+        false => endpoint(handle).looks(),
     };
     let mut used = 0;
     while used < budget {

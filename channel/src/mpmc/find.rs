@@ -31,28 +31,29 @@ pub(super) enum Find {
 }
 
 impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
-    /// The oldest message.
+    /// The message at our cursor, if one is there that nobody has taken: nearly always the oldest.
     #[inline(always)]
-    pub(super) fn find(&mut self) -> Find {
+    pub(super) fn find_here(&self) -> Option<Found> {
         let ticket = self.endpoint.cursor;
         // Acquire pairs with the Release half of step 3: a copy in one step may read the message now.
-        let slot = self.endpoint.parts.slot(ticket);
-        let word = Word::from_bits(slot.word.load(Acquire));
-        if word.state == State::Ready && word.ticket == ticket {
-            return Found::at_the_head(word);
-        }
-        self.find_slowly()
+        let bits = self.endpoint.parts.slot(ticket).word.load(Acquire);
+        let word = Word::ready_at(bits, ticket)?;
+        Some(Found {
+            word,
+            in_order: true,
+        })
     }
 
+    /// The oldest message.
     #[cold]
-    fn find_slowly(&mut self) -> Find {
+    pub(super) fn find(&mut self) -> Find {
         let capacity = self.endpoint.parts.capacity;
         let start = self.endpoint.cursor;
         let mut held = 0;
         for step in 0..4 * capacity + 64 {
             let ticket = self.endpoint.cursor;
             let word = &self.endpoint.parts.slot(ticket).word;
-            // Acquire as in `find`.
+            // Acquire as in `find_here`.
             let bits = word.load(Acquire);
             let seen = Word::from_bits(bits);
             if (seen.ticket.bits() ^ ticket.bits()) & (capacity - 1) != 0 {

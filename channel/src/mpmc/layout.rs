@@ -13,7 +13,7 @@ use multiprocess_core::copy::RacyCell;
 use multiprocess_core::{AttachError, CachePadded, CreateError, LayoutHash, Place, Region};
 
 use super::bell::Bell;
-use super::words::{MAX_SEATS, Owner, State, Ticket, Word};
+use super::words::{MAX_SEATS, Owner, State, Ticket, WORD, Word};
 use super::{Config, Orphans, Ring};
 use crate::control::{Header, MAX_CAPACITY, VERSION};
 use crate::spsc::Message;
@@ -193,6 +193,19 @@ impl<T: Message> Parts<T> {
         // alignment from an aligned start; otherwise as `control`. The message is a RacyCell, which
         // any bytes are valid for.
         unsafe { self.slots.add(index * stride::<T>()).cast().as_ref() }
+    }
+}
+
+impl<T> Parts<T> {
+    /// A slot's word and its message, if that is a word at most: sixteen bytes, aligned to sixteen.
+    #[inline(always)]
+    pub(super) fn pair(&self, ticket: Ticket) -> Option<NonNull<[u64; 2]>> {
+        if stride::<T>() != 2 * WORD {
+            return None;
+        }
+        let index = (ticket.bits() & (self.capacity - 1)) as usize;
+        // SAFETY: as in `slot`: sixteen bytes from a start that is aligned to 128.
+        Some(unsafe { self.slots.add(index * 2 * WORD).cast() })
     }
 }
 

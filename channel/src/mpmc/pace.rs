@@ -8,8 +8,13 @@
 
 use multiprocess_core::atomic::spin_loop;
 
-/// Longest pause between two looks.
+use super::words::Role;
+
+/// Longest pause between two looks of a receiver: what a message may be late for it.
 const LONGEST: u32 = 64;
+/// Longest pause of a sender that has found no room. It delays nobody as long as messages are there, and the
+/// more room there is when it ends, the less the two meet on one line.
+const LONGEST_WHEN_FULL: u32 = 256;
 /// The pause that is tried first.
 const PROBE: u32 = 4;
 /// A run that is a stream.
@@ -20,6 +25,7 @@ const RARELY: u32 = 1024;
 
 #[derive(Debug)]
 pub(super) struct Pace {
+    longest: u32,
     pause: u32,
     run: u32,
     since: u32,
@@ -27,8 +33,16 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) const fn new() -> Self {
+    /// For one side of a ring of so many messages.
+    pub(super) fn new(role: Role, capacity: u64) -> Self {
+        let longest = match role {
+            Role::Receiver => LONGEST,
+            Role::Sender => LONGEST_WHEN_FULL,
+        };
         Self {
+            longest: longest
+                .min(u32::try_from(capacity / 4).unwrap_or(longest))
+                .max(PROBE),
             pause: 0,
             run: 0,
             since: 0,
@@ -40,6 +54,11 @@ impl Pace {
     #[inline(always)]
     pub(super) fn hit(&mut self) {
         self.run = self.run.wrapping_add(1);
+    }
+
+    /// Pauses between two looks, at present.
+    pub(super) const fn pause(&self) -> u32 {
+        self.pause
     }
 
     /// Nothing was there: pauses before the next look. How many pauses it was.
@@ -56,7 +75,7 @@ impl Pace {
                 self.pause = PROBE;
             }
         } else if self.run >= STREAM {
-            self.pause = (self.pause * 2).min(LONGEST);
+            self.pause = (self.pause * 2).min(self.longest);
             self.gap = OFTEN;
         } else {
             self.pause = 0;

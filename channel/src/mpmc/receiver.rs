@@ -11,7 +11,7 @@ use multiprocess_core::{Deadline, Memory, Peers, Timeout};
 use super::endpoint::{Endpoint, GaveUp, HINT_MASK, Look, wait};
 use super::find::{Find, Found};
 use super::table::Recovered;
-use super::words::{Role, State, Ticket, Word};
+use super::words::{Role, State, Ticket, WORD, Word};
 use super::{AttachRingError, Home, Orphans, Taken};
 use crate::spsc::Message;
 use crate::{RecvError, TryRecvError};
@@ -68,7 +68,7 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
         Self {
             endpoint,
             orphaned: 0,
-            in_one_step: false,
+            in_one_step: size_of::<T>() <= WORD,
         }
     }
 
@@ -201,8 +201,9 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
     }
 
     /// Whether a message received by value is taken and given back in one step, by one atomic
-    /// operation in place of two. Faster for small messages; of a receiver that is killed in the
-    /// middle, the message is then gone in any case, where otherwise it might go to another one.
+    /// operation in place of two; so by default if it has 8 bytes at most. Received by value it is
+    /// lost in any case if the receiver is killed before it has worked on it; in two steps it goes
+    /// to another one if that happens in the middle of [`recv`](Self::recv).
     pub fn set_one_step(&mut self, in_one_step: bool) {
         self.in_one_step = in_one_step;
     }
@@ -271,6 +272,20 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
         if !self.endpoint.is_usable() {
             return Look::Failed(TryRecvError::Disconnected);
         }
+        if let Some(found) = self.find_here()
+            && let Some(result) = take(self, found)
+        {
+            return Look::Done(result);
+        }
+        self.attempt_slowly(take)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn attempt_slowly<R>(
+        &mut self,
+        take: impl Fn(&mut Self, Found) -> Option<R>,
+    ) -> Look<R, TryRecvError> {
         let mut looks = 0;
         // Each failure is another's success.
         for _ in 0..=self.endpoint.parts.capacity {

@@ -2,6 +2,9 @@
 
 use multiprocess_core::ParticipantId;
 
+/// Bytes of a message that can be sent in one step with its slot's word.
+pub(super) const WORD: usize = 8;
+
 /// Tickets are 48 bits: at 100 million messages a second they come round after 32 days, and an
 /// operation would have to stand still for exactly that long to be mistaken.
 pub(super) const TICKET_BITS: u32 = 48;
@@ -132,6 +135,18 @@ impl Word {
             state: STATES[(bits >> (TICKET_BITS + OWNER_BITS)) as usize],
             owner: ((bits >> TICKET_BITS) & OWNER_MASK) as Owner,
             ticket: Ticket::new(bits),
+        }
+    }
+
+    /// `bits` taken apart, if they say READY(ticket).
+    #[inline(always)]
+    pub(super) const fn ready_at(bits: u64, ticket: Ticket) -> Option<Self> {
+        let owner = ((bits >> TICKET_BITS) & OWNER_MASK) as Owner;
+        let ready = Self::new(State::Ready, owner, ticket);
+        if ready.bits() == bits {
+            Some(ready)
+        } else {
+            None
         }
     }
 

@@ -83,7 +83,7 @@ impl Op {
         if outcome.completed {
             let failed = outcome.result == 0;
             let may_fail = match self {
-                Op::Send { before } => before == CAPACITY || outcome.rival.is_some(),
+                Op::Send { before, .. } => before == CAPACITY || outcome.rival.is_some(),
                 Op::Take { before } | Op::Recv { before } | Op::OneStep { before } => {
                     before == 0 || outcome.rival.is_some()
                 }

@@ -140,8 +140,10 @@ fn words(env: &Env<'_>) -> String {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Op {
+    /// In one step, or in three.
     Send {
         before: u64,
+        at_once: bool,
     },
     /// Take, work, release.
     Take {
@@ -177,7 +179,7 @@ enum Op {
 impl Op {
     fn before(self) -> u64 {
         match self {
-            Op::Send { before }
+            Op::Send { before, .. }
             | Op::Take { before }
             | Op::Recv { before }
             | Op::OneStep { before } => before,
@@ -272,13 +274,15 @@ impl Subject for Op {
         let op = *self;
         let control = env.control;
         match op {
-            Op::Send { .. } => {
+            Op::Send { at_once, .. } => {
                 let mut sender = sender(&env);
+                sender.set_one_step(at_once);
                 Box::new(move || u64::from(sender.try_send(IN_DOUBT).is_ok()))
             }
             Op::SendToSleeper | Op::WaitForRoom => {
                 let mut sender = sender(&env);
                 sender.set_spin_cap(20);
+                sender.set_one_step(op == Op::SendToSleeper);
                 Box::new(move || u64::from(sender.send(IN_DOUBT).is_ok()))
             }
             Op::Close => {
@@ -527,9 +531,11 @@ macro_rules! sweeps {
 }
 
 sweeps! {
-    send_into_an_empty_ring: Op::Send { before: 0 }, true;
-    send_across_the_wrap: Op::Send { before: 6 }, true;
-    send_into_a_full_ring: Op::Send { before: 8 }, false;
+    send_into_an_empty_ring: Op::Send { before: 0, at_once: false }, true;
+    send_across_the_wrap: Op::Send { before: 6, at_once: false }, true;
+    send_at_once: Op::Send { before: 6, at_once: true }, true;
+    send_at_once_into_a_full_ring: Op::Send { before: 8, at_once: true }, false;
+    send_into_a_full_ring: Op::Send { before: 8, at_once: false }, false;
     take_and_release: Op::Take { before: 2 }, true;
     take_from_a_full_ring: Op::Take { before: 8 }, false;
     take_from_an_empty_ring: Op::Take { before: 0 }, false;
