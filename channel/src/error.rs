@@ -16,6 +16,17 @@ pub enum TrySendError<T> {
     Corrupt(T),
 }
 
+impl<T> TrySendError<T> {
+    /// The same about another message.
+    pub(crate) fn with<V>(self, message: V) -> TrySendError<V> {
+        match self {
+            Self::Full(_) => TrySendError::Full(message),
+            Self::Disconnected(_) => TrySendError::Disconnected(message),
+            Self::Corrupt(_) => TrySendError::Corrupt(message),
+        }
+    }
+}
+
 /// Why a blocking send gave up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

@@ -29,6 +29,7 @@ mod home;
 mod joinable;
 mod shared;
 mod simple;
+mod spare;
 mod travel;
 
 pub use error::{GetError, PutError, PutFailure, QueueError};
@@ -36,7 +37,7 @@ pub use joinable::{Job, JoinableQueue};
 pub use simple::SimpleQueue;
 
 use home::{Home, Shape};
-use shared::{Serialised, Shared};
+use shared::{Shared, serialise};
 
 /// A message: length and flags, and the value's bytes, or where they are.
 type Envelope = [u64; 16];
@@ -263,7 +264,9 @@ impl<T: Serialize> Queue<T> {
     ///
     /// [`PutError`], with the value.
     pub fn put_timeout(&self, value: T, timeout: impl Into<Timeout>) -> Result<(), PutError<T>> {
-        let put = Serialised::of(&value).and_then(|bytes| self.shared.send(bytes, timeout.into()));
+        let mut envelope = Envelope::default();
+        let serialised = serialise(&value, &mut envelope);
+        let put = serialised.and_then(|large| self.shared.send(&envelope, large, timeout.into()));
         put.map_err(|reason| PutError { value, reason })
     }
 }

@@ -150,6 +150,24 @@ impl<T: AnyBitPattern + NoUninit> RacyCell<T> {
     }
 }
 
+#[cfg(not(loom))]
+impl<const N: usize> RacyCell<[u64; N]> {
+    /// Copies the first words out, as many as `words` has, but not more than there are.
+    #[inline]
+    pub fn load_first(&self, words: &mut [u64]) {
+        let count = words.len().min(N);
+        // SAFETY: as in `load_into`, and inside the array.
+        unsafe { load_slice(self.0.get().cast(), &mut words[..count]) };
+    }
+
+    /// Copies the first words in, as many as `words` has, but not more than there are. The others stay.
+    #[inline]
+    pub fn store_first(&self, words: &[u64]) {
+        // SAFETY: as in `load_first`.
+        unsafe { store_slice(self.0.get().cast::<u64>(), &words[..words.len().min(N)]) };
+    }
+}
+
 /// In a model a value is up to two words, each an atomic of loom's.
 #[cfg(loom)]
 mod model {
@@ -158,6 +176,22 @@ mod model {
     use core::marker::PhantomData;
 
     pub(super) struct Words<T>([AtomicU64; 2], PhantomData<T>);
+
+    impl<const N: usize> RacyCell<[u64; N]> {
+        /// Copies the first words out.
+        pub fn load_first(&self, words: &mut [u64]) {
+            for (word, at) in words.iter_mut().zip(&self.0.0) {
+                *word = at.load(Relaxed);
+            }
+        }
+
+        /// Copies the first words in.
+        pub fn store_first(&self, words: &[u64]) {
+            for (word, at) in words.iter().zip(&self.0.0) {
+                at.store(*word, Relaxed);
+            }
+        }
+    }
 
     impl<T: AnyBitPattern + NoUninit> RacyCell<T> {
         /// Holds `value`.

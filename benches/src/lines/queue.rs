@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use multiprocess::Queue;
 use multiprocess_core::atomic::{AtomicU64, Ordering::Relaxed};
+use serde_bytes::ByteBuf;
 
 use crate::clock::{SPAN, nanos_per_operation};
 use crate::comparison::{Comparison, Contender, Failure, Language, Measured, Pair, Program, Unit};
@@ -48,11 +49,12 @@ const fn python(args: &'static [&'static str]) -> Contender {
 const MAXSIZE: u64 = 1024;
 const CHUNK: usize = 1000;
 
-/// As the peer's: bytes of its own.
-type Value = Vec<u8>;
+/// As the peer's `bytes`: an allocation of its own for each value. A `Vec<u8>` would be serialised
+/// byte by byte.
+type Value = ByteBuf;
 
 fn value() -> Value {
-    vec![b'x'; 64]
+    ByteBuf::from(vec![b'x'; 64])
 }
 
 /// Makes `N` queues; the far process opens them by the descriptors of this one.

@@ -8,6 +8,9 @@ use super::endpoint::{Endpoint, HINT_MASK};
 use super::words::{State, Ticket, Word};
 use crate::spsc::Message;
 
+/// Most tickets for which a look at the limit holds.
+const AT_A_TIME: u64 = 32;
+
 pub(super) enum Claim {
     Slot(Ticket),
     Full,
@@ -76,14 +79,31 @@ fn is_at_limit<T: Message, M: Memory, P: Peers>(
     endpoint: &Endpoint<T, M, P>,
     ticket: Ticket,
 ) -> bool {
+    endpoint.parts.limit != 0
+        && ticket.ahead_of(endpoint.room_until.get()) >= 0
+        && look_at_limit(endpoint, ticket)
+}
+
+/// That slot's line is in the receivers' hands, so a stream looks at one further on first: if the message
+/// there was taken by a receiver that came to it in order, all before it were taken or skipped.
+fn look_at_limit<T: Message, M: Memory, P: Peers>(
+    endpoint: &Endpoint<T, M, P>,
+    ticket: Ticket,
+) -> bool {
     let limit = endpoint.parts.limit;
-    if limit == 0 {
+    let further = (limit / 4).min(AT_A_TIME);
+    let at = |offset: u64| {
+        let ticket = ticket.minus(limit).plus(offset);
+        // Relaxed: nothing is read because of it.
+        let seen = Word::from_bits(endpoint.parts.slot(ticket).word.load(Relaxed));
+        (seen.state, seen.ticket.ahead_of(ticket))
+    };
+    if let (_, 1..) | (State::Reading, 0) = at(further) {
+        endpoint.room_until.set(ticket.plus(further + 1));
         return false;
     }
-    let before = ticket.minus(limit);
-    let seen = Word::from_bits(endpoint.parts.slot(before).word.load(Relaxed));
-    let is_untaken = matches!(seen.state, State::Empty | State::Writing | State::Ready);
-    let ahead = seen.ticket.ahead_of(before);
+    let (state, ahead) = at(0);
+    let is_untaken = matches!(state, State::Empty | State::Writing | State::Ready);
     ahead < 0 || ahead == 0 && is_untaken
 }
 

@@ -47,6 +47,8 @@ pub(super) struct Endpoint<T: Message, M: Memory, P: Peers> {
     messages: u64,
     /// Messages that we have taken and not given back.
     pub(super) in_hand: u64,
+    /// Tickets before this one are within the ring's limit.
+    pub(super) room_until: Cell<Ticket>,
     /// For sending in one step, where a message is a word at most.
     pub(super) pair: Option<PairSwap>,
     /// The number of messages in the ring is looked at when the tail is a multiple of one more than this.
@@ -119,6 +121,7 @@ impl<T: Message, M: Memory, P: Peers> Endpoint<T, M, P> {
             stalled: Cell::new((0, 0)),
             messages: 0,
             in_hand: 0,
+            room_until: Cell::new(Ticket::new(0)),
             pair: match role {
                 Role::Sender if size_of::<T>() <= WORD => PairSwap::detect(),
                 _ => None,
@@ -158,6 +161,7 @@ impl<T: Message, M: Memory, P: Peers> Endpoint<T, M, P> {
             Role::Receiver => &control.head,
         };
         self.cursor = Ticket::new(hint.load(Relaxed));
+        self.room_until.set(self.cursor);
         let seat = self.parts.seat(self.number);
         self.messages = seat.map_or(0, |seat| seat.messages.load(Relaxed));
     }

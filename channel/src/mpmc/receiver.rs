@@ -2,10 +2,7 @@
 
 use core::fmt;
 
-use multiprocess_core::atomic::{
-    Ordering::{AcqRel, Acquire, Relaxed, SeqCst},
-    fence,
-};
+use multiprocess_core::atomic::Ordering::{AcqRel, Relaxed, SeqCst};
 use multiprocess_core::{Deadline, Memory, Peers, Timeout};
 
 use super::endpoint::{Endpoint, GaveUp, HINT_MASK, Look, wait};
@@ -230,15 +227,15 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
         self.attempt_at_found(|receiver, Found { word, in_order }| {
             let slot = receiver.endpoint.parts.slot(word.ticket);
             let mine = word.taken(receiver.endpoint.number, in_order);
-            // Acquire pairs with the Release half of step 3 in `sender.rs`, and of 11 and 12.
+            // Acquire pairs with the Release half of step 3 in `sender.rs`, and of 11 and 12; SeqCst for
+            // the bell.
             slot.word
-                .compare_exchange(word.bits(), mine.bits(), Acquire, Relaxed)
+                .compare_exchange(word.bits(), mine.bits(), SeqCst, Relaxed)
                 .ok()?;
             receiver.pass(word.ticket, in_order);
             receiver.endpoint.in_hand += 1;
             if receiver.endpoint.parts.limit != 0 {
                 // It counts no longer.
-                fence(SeqCst);
                 receiver.endpoint.parts.control().senders.ring();
             }
             Some(word.ticket)
@@ -410,9 +407,10 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
         Ok(ticket)
     }
 
+    /// Where the message is that [`take_raw`](Self::take_raw) took.
     #[cfg(feature = "serde")]
-    pub(crate) fn read_raw(&self, ticket: u64) -> T {
-        self.read(Ticket::new(ticket))
+    pub(crate) fn cell_raw(&self, ticket: u64) -> &multiprocess_core::copy::RacyCell<T> {
+        &self.endpoint.parts.slot(Ticket::new(ticket)).message
     }
 
     /// Not in a forked child: the message is its parent's.

@@ -3,6 +3,7 @@
 use core::fmt;
 
 use multiprocess_core::atomic::Ordering::{Relaxed, SeqCst};
+use multiprocess_core::copy::RacyCell;
 use multiprocess_core::pair::PairSwap;
 use multiprocess_core::{Deadline, Memory, Peers, Timeout};
 
@@ -106,8 +107,7 @@ impl<T: Message, M: Memory, P: Peers> Sender<T, M, P> {
                 Look::Done(()) => {}
                 _ if sent > 0 => return Ok(sent),
                 Look::NotYet => return Err(TrySendError::Full(())),
-                Look::Failed(TrySendError::Corrupt(_)) => return Err(TrySendError::Corrupt(())),
-                Look::Failed(_) => return Err(TrySendError::Disconnected(())),
+                Look::Failed(error) => return Err(error.with(())),
             }
         }
         Ok(messages.len())
@@ -115,7 +115,15 @@ impl<T: Message, M: Memory, P: Peers> Sender<T, M, P> {
 
     #[cold]
     fn wait(&mut self, message: T, deadline: Deadline) -> Result<(), SendError<T>> {
-        let look = |sender: &mut Self| sender.attempt(message);
+        self.wait_by(message, deadline, |sender| sender.attempt(message))
+    }
+
+    fn wait_by<V>(
+        &mut self,
+        message: V,
+        deadline: Deadline,
+        look: impl Fn(&mut Self) -> Look<(), TrySendError<V>>,
+    ) -> Result<(), SendError<V>> {
         match wait(self, |sender| &mut sender.endpoint, deadline, look) {
             Ok(()) => Ok(()),
             Err(GaveUp::Timeout) => Err(SendError::Timeout(message)),
@@ -126,7 +134,19 @@ impl<T: Message, M: Memory, P: Peers> Sender<T, M, P> {
 
     #[inline(always)]
     fn attempt(&mut self, message: T) -> Look<(), TrySendError<T>> {
-        attempt(&mut self.endpoint, message)
+        if let Some(pair) = self.endpoint.pair
+            && is_open(&mut self.endpoint)
+            && claim_and_publish(&mut self.endpoint, pair, &message)
+        {
+            // SeqCst for the bell, as step 3: a locked instruction.
+            told(&mut self.endpoint);
+            return Look::Done(());
+        }
+        match attempt(&mut self.endpoint, |cell| cell.store(message)) {
+            Look::Done(()) => Look::Done(()),
+            Look::NotYet => Look::NotYet,
+            Look::Failed(error) => Look::Failed(error.with(message)),
+        }
     }
 
     /// Another sender for the same ring.
@@ -186,15 +206,19 @@ impl<T: Message, M: Memory, P: Peers> Sender<T, M, P> {
         self.endpoint.parts.control().rare.memory.ring_all();
     }
 
+    /// Sends what `write` writes into a slot, perhaps more than once.
     #[cfg(feature = "serde")]
-    pub(crate) fn send_until(
+    #[inline]
+    pub(crate) fn send_by(
         &mut self,
-        message: T,
-        deadline: Deadline,
-    ) -> Result<(), SendError<T>> {
-        match self.attempt(message) {
+        deadline: impl FnOnce() -> Deadline,
+        write: impl Fn(&RacyCell<T>),
+    ) -> Result<(), SendError<()>> {
+        match attempt(&mut self.endpoint, &write) {
             Look::Done(()) => Ok(()),
-            Look::NotYet => self.wait(message, deadline),
+            Look::NotYet => self.wait_by((), deadline(), |sender| {
+                attempt(&mut sender.endpoint, &write)
+            }),
             Look::Failed(error) => Err(blocking(error)),
         }
     }
@@ -289,51 +313,52 @@ fn is_disconnected<T: Message, M: Memory, P: Peers>(endpoint: &Endpoint<T, M, P>
     receivers.is_closed() || !endpoint.parts.is_kept && endpoint.parts.is_deserted(Role::Receiver)
 }
 
-/// Steps 1 to 4, once or as often as we are stepped over.
+/// Whether anything may be sent.
+#[inline(always)]
+fn is_open<T: Message, M: Memory, P: Peers>(endpoint: &mut Endpoint<T, M, P>) -> bool {
+    endpoint.is_usable()
+        && !(endpoint.parts.control().receivers.is_gone_or_closed() && is_disconnected(endpoint))
+}
+
+/// A message was sent.
+#[inline(always)]
+fn told<T: Message, M: Memory, P: Peers>(endpoint: &mut Endpoint<T, M, P>) {
+    endpoint.parts.control().receivers.ring();
+    endpoint.count_message();
+    endpoint.pace.hit();
+}
+
+/// Steps 1 to 4, once or as often as we are stepped over, with the message that `write` writes.
 #[inline(always)]
 fn attempt<T: Message, M: Memory, P: Peers>(
     endpoint: &mut Endpoint<T, M, P>,
-    message: T,
-) -> Look<(), TrySendError<T>> {
-    if !endpoint.is_usable() {
-        return Look::Failed(TrySendError::Disconnected(message));
-    }
-    if endpoint.parts.control().receivers.is_gone_or_closed() && is_disconnected(endpoint) {
-        return Look::Failed(TrySendError::Disconnected(message));
-    }
-    // SeqCst for the bell, as step 3: a locked instruction.
-    if let Some(pair) = endpoint.pair
-        && claim_and_publish(endpoint, pair, &message)
-    {
-        endpoint.parts.control().receivers.ring();
-        endpoint.count_message();
-        endpoint.pace.hit();
-        return Look::Done(());
+    write: impl Fn(&RacyCell<T>),
+) -> Look<(), TrySendError<()>> {
+    if !is_open(endpoint) {
+        return Look::Failed(TrySendError::Disconnected(()));
     }
     for _ in 0..RESENDS {
         let ticket = match claim(endpoint) {
             Claim::Slot(ticket) => ticket,
             Claim::Full => return Look::NotYet,
-            Claim::Corrupt => return Look::Failed(TrySendError::Corrupt(message)),
+            Claim::Corrupt => return Look::Failed(TrySendError::Corrupt(())),
         };
         let number = endpoint.number;
         let slot = endpoint.parts.slot(ticket);
         // Step 2. The slot is ours whatever anybody thinks of us, until we hand it back.
         slot.hands.write();
-        slot.message.store(message);
-        // Step 3. Release pairs with the Acquire load in `Receiver::find`; SeqCst for the bell.
+        write(&slot.message);
+        // Step 3. Release pairs with the Acquire load in `Receiver::find_here`; SeqCst for the bell.
         let writing = Word::new(State::Writing, number, ticket).bits();
         let ready = Word::new(State::Ready, number, ticket).bits();
         let sent = slot.word.compare_exchange(writing, ready, SeqCst, Relaxed);
         if sent.is_ok() {
-            endpoint.parts.control().receivers.ring();
-            endpoint.count_message();
-            endpoint.pace.hit();
+            told(endpoint);
             return Look::Done(());
         }
         // Step 4: others have gone on without us. Sent later, it is still behind what we sent before.
         if !endpoint.hand_back(ticket, |held| held.skipped()) {
-            return Look::Failed(TrySendError::Corrupt(message));
+            return Look::Failed(TrySendError::Corrupt(()));
         }
     }
     Look::NotYet

@@ -220,7 +220,7 @@ impl<T: DeserializeOwned> JoinableQueue<T> {
 #[must_use = "a job that is dropped counts as done"]
 pub struct Job<T> {
     value: T,
-    held: Option<(Rx, InHand)>,
+    held: Option<(Box<Rx>, InHand)>,
     shared: Arc<Shared>,
 }
 

@@ -17,13 +17,13 @@
 //! Released before it is freed: the other way round an orphan could name a block that is another's.
 
 use std::alloc::Layout;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use multiprocess_core::{Deadline, Timeout, copy};
 use multiprocess_shm::{AllocError, Block};
 
 use super::error::{GetError, PutFailure, QueueError};
 use super::home::{Home, QueueArena, Shape};
+use super::spare::Spare;
 use super::{Envelope, INLINE};
 use crate::mpmc::{AttachRingError, JoinError, Receiver, Sender};
 use crate::{RecvError, SendError};
@@ -38,12 +38,8 @@ pub(super) struct Shared {
     pub(super) home: Home,
     arena: QueueArena,
     pub(super) shape: Shape,
-    senders: Mutex<Vec<Tx>>,
-    receivers: Mutex<Vec<Rx>>,
-}
-
-fn locked<E>(places: &Mutex<Vec<E>>) -> MutexGuard<'_, Vec<E>> {
-    places.lock().unwrap_or_else(PoisonError::into_inner)
+    senders: Spare<Tx>,
+    receivers: Spare<Rx>,
 }
 
 /// A message in hand: its ticket, and the block of a large value.
@@ -58,21 +54,21 @@ impl Shared {
             arena: home.arena()?,
             home,
             shape,
-            senders: Mutex::new(Vec::new()),
-            receivers: Mutex::new(Vec::new()),
+            senders: Spare::new(),
+            receivers: Spare::new(),
         })
     }
 
     /// A sender that no other thread uses. What a forked child has inherited is its parent's.
+    #[inline]
     fn with_sender<R>(&self, use_it: impl FnOnce(&mut Tx) -> R) -> Result<R, AttachRingError> {
-        let kept = locked(&self.senders).pop();
-        let mut sender = match kept.filter(Tx::is_seated) {
+        let mut sender = match self.senders.take().filter(|sender| sender.is_seated()) {
             Some(sender) => sender,
-            None => Sender::attach(self.home.clone(), self.home.clone())?,
+            None => Box::new(Sender::attach(self.home.clone(), self.home.clone())?),
         };
         let result = use_it(&mut sender);
         if sender.is_seated() {
-            locked(&self.senders).push(sender);
+            self.senders.keep(sender);
         }
         Ok(result)
     }
@@ -82,27 +78,37 @@ impl Shared {
         Sender::onlooker(self.home.clone(), self.home.clone())
     }
 
-    pub(super) fn receiver(&self) -> Result<Rx, AttachRingError> {
-        let kept = locked(&self.receivers).pop();
-        match kept.filter(Rx::is_seated) {
+    #[inline]
+    pub(super) fn receiver(&self) -> Result<Box<Rx>, AttachRingError> {
+        match self
+            .receivers
+            .take()
+            .filter(|receiver| receiver.is_seated())
+        {
             Some(receiver) => Ok(receiver),
-            None => Receiver::attach(self.home.clone(), self.home.clone()),
+            None => Receiver::attach(self.home.clone(), self.home.clone()).map(Box::new),
         }
     }
 
-    pub(super) fn keep(&self, receiver: Rx) {
+    #[inline]
+    pub(super) fn keep(&self, receiver: Box<Rx>) {
         if receiver.is_seated() {
-            locked(&self.receivers).push(receiver);
+            self.receivers.keep(receiver);
         }
     }
 
-    /// Sends the bytes of a value that fits an envelope, or does not.
-    pub(super) fn send(&self, value: Serialised, timeout: Timeout) -> Result<(), PutFailure> {
-        // One for the memory and the slot.
-        let deadline = Deadline::after(timeout);
-        let sent = self.with_sender(|sender| match value {
-            Serialised::Small(envelope) => deliver(sender, envelope, deadline),
-            Serialised::Large(bytes) => self.send_large(sender, &bytes, deadline),
+    /// Sends a value: its envelope, or what is too large for one.
+    #[inline]
+    pub(super) fn send(
+        &self,
+        envelope: &Envelope,
+        large: Option<Vec<u8>>,
+        timeout: Timeout,
+    ) -> Result<(), PutFailure> {
+        let sent = self.with_sender(|sender| match large {
+            None => deliver(sender, envelope, || Deadline::after(timeout)),
+            // One for the memory and the slot.
+            Some(bytes) => self.send_large(sender, &bytes, Deadline::after(timeout)),
         });
         sent.map_err(|error| PutFailure::Queue(error.into()))?
     }
@@ -142,7 +148,7 @@ impl Shared {
         let mut envelope = Envelope::default();
         envelope[0] = SPILLED | bytes.len() as u64;
         envelope[1] = block.offset();
-        let sent = deliver(sender, envelope, deadline);
+        let sent = deliver(sender, &envelope, || deadline);
         if sent.is_err() {
             let _ = self.arena.free(block);
             sender.ring_for_memory();
@@ -180,7 +186,11 @@ impl Shared {
             RecvError::Corrupt => GetError::Corrupt,
             RecvError::System(errno) => GetError::System(errno),
         })?;
-        let envelope = receiver.read_raw(ticket);
+        let cell = receiver.cell_raw(ticket);
+        let mut envelope = Envelope::default();
+        cell.load_first(&mut envelope[..1]);
+        let used = used(&envelope);
+        cell.load_first(&mut envelope[..used]);
         let mut hand = InHand {
             ticket,
             block: None,
@@ -224,41 +234,55 @@ impl Shared {
     }
 }
 
-/// A value's bytes.
-pub(super) enum Serialised {
-    Small(Envelope),
-    Large(Vec<u8>),
-}
-
-impl Serialised {
-    pub(super) fn of<T: serde::Serialize + ?Sized>(value: &T) -> Result<Self, PutFailure> {
-        // What an earlier one has refused is past.
-        let _ = multiprocess_shm::transfer::take_refusal();
-        let mut envelope = Envelope::default();
-        let (head, room) = envelope.split_at_mut(1);
-        let room: &mut [u8] = bytemuck::cast_slice_mut(room);
-        debug_assert_eq!(room.len(), INLINE);
-        match postcard::to_slice(value, room) {
-            Ok(used) => {
-                head[0] = used.len() as u64;
-                Ok(Self::Small(envelope))
-            }
-            Err(postcard::Error::SerializeBufferFull) => {
-                let bytes = postcard::to_stdvec(value).map_err(not_serialisable)?;
-                Ok(Self::Large(bytes))
-            }
-            Err(error) => Err(not_serialisable(error)),
-        }
+/// The words of an envelope that say something, by its first one.
+#[inline]
+fn used(envelope: &Envelope) -> usize {
+    match envelope[0] & SPILLED {
+        0 => (envelope[0] as usize).min(INLINE).div_ceil(8) + 1,
+        _ => 2,
     }
 }
 
+/// Puts a value's bytes into an envelope, or returns them if they are too many.
+#[inline]
+pub(super) fn serialise<T: serde::Serialize + ?Sized>(
+    value: &T,
+    envelope: &mut Envelope,
+) -> Result<Option<Vec<u8>>, PutFailure> {
+    // What an earlier one has refused is past.
+    let _ = multiprocess_shm::transfer::take_refusal();
+    let (head, room) = envelope.split_at_mut(1);
+    let room: &mut [u8] = bytemuck::cast_slice_mut(room);
+    debug_assert_eq!(room.len(), INLINE);
+    match postcard::to_slice(value, room) {
+        Ok(used) => {
+            head[0] = used.len() as u64;
+            Ok(None)
+        }
+        Err(postcard::Error::SerializeBufferFull) => {
+            let bytes = postcard::to_stdvec(value).map_err(not_serialisable)?;
+            Ok(Some(bytes))
+        }
+        Err(error) => Err(not_serialisable(error)),
+    }
+}
+
+#[cold]
 fn not_serialisable(error: postcard::Error) -> PutFailure {
     let why = multiprocess_shm::transfer::take_refusal();
     PutFailure::NotSerialisable(why.unwrap_or_else(|| error.to_string()))
 }
 
-fn deliver(sender: &mut Tx, envelope: Envelope, deadline: Deadline) -> Result<(), PutFailure> {
-    sender.send_until(envelope, deadline).map_err(failure)
+#[inline]
+fn deliver(
+    sender: &mut Tx,
+    envelope: &Envelope,
+    deadline: impl FnOnce() -> Deadline,
+) -> Result<(), PutFailure> {
+    let words = &envelope[..used(envelope)];
+    sender
+        .send_by(deadline, |cell| cell.store_first(words))
+        .map_err(failure)
 }
 
 fn failure<T>(error: SendError<T>) -> PutFailure {
