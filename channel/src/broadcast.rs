@@ -68,8 +68,6 @@ use crate::control::MAX_CAPACITY;
 mod bell;
 #[cfg(feature = "std")]
 mod home;
-#[cfg(not(feature = "std"))]
-mod homeless;
 mod layout;
 mod lossless;
 mod memory;
@@ -79,14 +77,13 @@ mod sender;
 mod table;
 mod wait;
 
+pub use crate::Home;
 pub use crate::error::{ReadError, TryReadError};
 #[cfg(feature = "std")]
-pub use crate::mpmc::ChannelError;
+pub use crate::home::ChannelError;
 pub use crate::mpmc::{AttachRingError, JoinError};
 #[cfg(feature = "std")]
-pub use home::{Home, channel, channel_with, receiver};
-#[cfg(not(feature = "std"))]
-pub use homeless::Home;
+pub use home::{channel, channel_with, receiver};
 pub use lossless::LosslessReceiver;
 pub use memory::ReadMemory;
 pub use receiver::Receiver;

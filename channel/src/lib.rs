@@ -20,6 +20,10 @@ pub mod bytes;
 mod control;
 mod endpoint;
 mod error;
+#[cfg(feature = "std")]
+mod home;
+#[cfg(not(feature = "std"))]
+mod homeless;
 pub mod mpmc;
 #[cfg(feature = "serde")]
 pub mod queue;
@@ -27,6 +31,11 @@ pub mod spsc;
 #[cfg(feature = "serde")]
 mod travel;
 mod waiter;
+
+#[cfg(feature = "std")]
+pub use home::{ChannelError, Home, Housed};
+#[cfg(not(feature = "std"))]
+pub use homeless::Home;
 
 pub use error::{
     PopIntoError, RecvError, ReserveError, SendError, TryRecvError, TryReserveError, TrySendError,

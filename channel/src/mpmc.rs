@@ -74,8 +74,6 @@ mod endpoint;
 mod find;
 #[cfg(feature = "std")]
 mod home;
-#[cfg(not(feature = "std"))]
-mod homeless;
 mod layout;
 mod pace;
 mod ready;
@@ -87,11 +85,12 @@ mod taken;
 mod travel;
 mod words;
 
+pub use crate::Home;
+#[cfg(feature = "std")]
+pub use crate::home::ChannelError;
 pub use done::WaitDoneError;
 #[cfg(feature = "std")]
-pub use home::{ChannelError, Home, channel, channel_with};
-#[cfg(not(feature = "std"))]
-pub use homeless::Home;
+pub use home::{channel, channel_with};
 pub use receiver::Receiver;
 pub use sender::Sender;
 pub use table::{JoinError, Recovered};

@@ -36,7 +36,7 @@ pub use error::{GetError, PutError, PutFailure, QueueError};
 pub use joinable::{Job, JoinableQueue};
 pub use simple::SimpleQueue;
 
-use home::{Home, Shape};
+use home::{QueueHome, Shape};
 use shared::{Shared, serialise};
 
 /// A message: length and flags, and the value's bytes, or where they are.
@@ -168,10 +168,10 @@ impl<T> Queue<T> {
     }
 
     fn of_shape(shape: Shape) -> Result<Self, QueueError> {
-        Self::over(Home::create(&shape)?, shape)
+        Self::over(QueueHome::create(&shape)?, shape)
     }
 
-    fn over(home: Home, shape: Shape) -> Result<Self, QueueError> {
+    fn over(home: QueueHome, shape: Shape) -> Result<Self, QueueError> {
         Ok(Self {
             shared: Arc::new(Shared::new(home, shape)?),
             value: PhantomData,
@@ -185,7 +185,7 @@ impl<T> Queue<T> {
     ///
     /// [`QueueError`].
     pub fn attach(file: OwnedFd) -> Result<Self, QueueError> {
-        let (home, shape) = Home::attach(file)?;
+        let (home, shape) = QueueHome::attach(file)?;
         Self::over(home, shape)
     }
 
@@ -328,7 +328,7 @@ impl<T> Clone for Queue<T> {
 
 impl<T> AsFd for Queue<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.shared.home.as_fd()
+        self.shared.home.home.as_fd()
     }
 }
 

@@ -400,10 +400,10 @@ fn a_ring_of_its_own_is_read_through_a_read_only_descriptor() {
     let short = Duration::from_millis(3);
     assert_eq!(reader.recv_timeout(short), Err(ReadError::Timeout));
     assert!(
-        Home::attach::<u64>(file).is_err(),
+        Home::attach::<Ring<u64>>(file).is_err(),
         "it cannot be written through"
     );
-    let other = Home::attach::<u64>(home.as_fd().try_clone_to_owned().unwrap()).unwrap();
+    let other = Home::attach::<Ring<u64>>(home.as_fd().try_clone_to_owned().unwrap()).unwrap();
     assert_ne!(other.participant().me(), home.participant().me());
     let mut lossless = LosslessReceiver::<u64>::attach(other.clone(), other).unwrap();
     let mut second = lossless.try_clone().unwrap();

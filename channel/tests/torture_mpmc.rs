@@ -17,7 +17,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use multiprocess_channel::mpmc::{self, Config, Home, Receiver, Sender};
+use multiprocess_channel::mpmc::{self, Config, Home, Receiver, Ring, Sender};
 use multiprocess_core::Memory;
 use multiprocess_shm::Mapping;
 use multiprocess_testkit::child::{self, Child};
@@ -189,7 +189,7 @@ impl Judge {
 fn torture(test: &'static str, by_value: bool) {
     if let Some(role) = child::role() {
         let file = |index| child::fd(index).try_clone_to_owned().unwrap();
-        let home = Home::attach::<Message>(file(0)).unwrap();
+        let home = Home::attach::<Ring<Message>>(file(0)).unwrap();
         let mapping = Mapping::attach(file(1)).unwrap();
         let incarnations = (mapping.region().len() as u64 / 8 - 64) / (1 + EACH / 8);
         let ledger = Ledger {

@@ -4,12 +4,14 @@
 use std::cell::Cell;
 use std::os::fd::AsFd;
 
+use multiprocess_core::{Memory, Place};
 use multiprocess_shm::transfer::{Fd, refuse_receiving, refuse_sending};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::endpoint::Endpoint;
+use super::layout::Parts;
 use super::words::{Owner, Role};
-use super::{ChannelError, Home, Receiver, Sender};
+use super::{ChannelError, Home, Receiver, Ring, Sender};
 use crate::spsc::Message;
 
 /// What travels beside the descriptor: the seat's number and word.
@@ -50,7 +52,9 @@ fn send<T: Message, S: Serializer>(
     let (number, word) = endpoint.keep_seat().map_err(refuse_sending)?;
     let home = endpoint.memory().clone();
     let leave = move || {
-        if let Ok(parts) = home.parts::<T>() {
+        let parts = Ring::<T>::attach(home.region())
+            .and_then(|config| Parts::<T>::of(home.region(), &config));
+        if let Ok(parts) = parts {
             parts.leave(number, word, role);
         }
     };
@@ -68,7 +72,7 @@ fn receive<'de, T: Message, D: Deserializer<'de>>(
 ) -> Result<Endpoint<T, Home, Home>, D::Error> {
     let (fd, kept): (Fd, Kept) = Deserialize::deserialize(deserializer)?;
     let attach = || {
-        let home = Home::attach::<T>(fd.into_inner())?;
+        let home = Home::attach::<Ring<T>>(fd.into_inner())?;
         let endpoint = Endpoint::attach_kept(home.clone(), home, role, kept)?;
         Ok::<_, ChannelError>(endpoint)
     };

@@ -1,32 +1,29 @@
-//! Where a queue lies: participants, ring and arena in one segment.
+//! Where a queue lies: ring and arena in one [`Home`], as one place.
 //!
-//! | offset in the payload | what |
+//! | offset in the place | what |
 //! |---|---|
 //! | 0x00 | bytes of the arena u64, magic "MPRCQUEU" u64 |
-//! | 0x80 | the table of participants |
-//! | then, at multiples of 128 | the ring (`mpmc`), the arena |
+//! | 0x80 | the ring (`mpmc`) |
+//! | then, at a multiple of 128 | the arena |
 
 use std::alloc::Layout;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
 
 use multiprocess_core::atomic::{
     AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
-use multiprocess_core::{
-    AttachError, CreateError, LayoutHash, Memory, ParticipantId, Peers, Place, Region,
-};
-use multiprocess_shm::{
-    Arena, ArenaConfig, ArenaState, Participant, Participants, ParticipantsState, Segment,
-};
+use multiprocess_core::{AttachError, CreateError, LayoutHash, Memory, Place, Region};
+use multiprocess_shm::{Arena, ArenaConfig, ArenaState};
 
 use super::Envelope;
 use super::error::QueueError;
+use crate::home::{Home, Housed};
 use crate::mpmc::{Config, Ring};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"MPRCQUEU");
-const TABLE: usize = 128;
+/// Where the ring starts.
+const RING: usize = 128;
 
 #[repr(C, align(128))]
 struct Header {
@@ -45,7 +42,6 @@ pub(super) struct Shape {
 /// Where the parts start, and the end.
 #[derive(Debug, Clone, Copy)]
 struct Plan {
-    ring: usize,
     arena: usize,
     end: usize,
 }
@@ -60,16 +56,21 @@ impl Shape {
             let end = start.checked_add(part.size())?;
             end.checked_next_multiple_of(128)
         };
-        let table = ParticipantsState::layout(&self.ring.seats())?;
-        let ring = after(TABLE, table).ok_or(absurd)?;
-        let arena = after(ring, Ring::<Envelope>::layout(&self.ring)?).ok_or(absurd)?;
+        let ring = Ring::<Envelope>::layout(&self.ring)?;
+        let arena = after(RING, ring).ok_or(absurd)?;
         let blocks = ArenaState::layout(&ArenaConfig::new(self.arena)?)?;
         let end = after(arena, blocks).ok_or(absurd)?;
-        Ok(Plan { ring, arena, end })
+        Ok(Plan { arena, end })
     }
 }
 
-struct State;
+pub(super) struct State;
+
+impl Housed for State {
+    fn participants(shape: &Shape) -> u32 {
+        shape.ring.seats()
+    }
+}
 
 // SAFETY: `attach` recomputes the plan from numbers that are read once, and lets each part check its own
 // bytes.
@@ -77,8 +78,7 @@ unsafe impl Place for State {
     type Config = Shape;
 
     const LAYOUT: LayoutHash = LayoutHash::of("Queue")
-        .mix(1)
-        .mix(ParticipantsState::LAYOUT.bits())
+        .mix(2)
         .mix(Ring::<Envelope>::LAYOUT.bits())
         .mix(ArenaState::LAYOUT.bits());
 
@@ -103,8 +103,7 @@ unsafe impl Place for State {
         };
         // SAFETY: nobody else uses the bytes, by the caller's word, and the parts do not overlap.
         unsafe {
-            ParticipantsState::init(part(TABLE, plan.ring)?, &shape.ring.seats())?;
-            Ring::<Envelope>::init(part(plan.ring, plan.arena)?, &shape.ring)?;
+            Ring::<Envelope>::init(part(RING, plan.arena)?, &shape.ring)?;
             let blocks = ArenaConfig::new(shape.arena)?;
             ArenaState::init(part(plan.arena, plan.end)?, &blocks)?;
         }
@@ -118,8 +117,8 @@ unsafe impl Place for State {
 
     fn attach(region: Region<'_>) -> Result<Shape, AttachError> {
         let have = region.len() as u64;
-        if region.len() < TABLE {
-            let need = TABLE as u64;
+        if region.len() < RING {
+            let need = RING as u64;
             return Err(AttachError::Truncated { need, have });
         }
         let header = region.base().cast::<Header>();
@@ -140,18 +139,11 @@ unsafe impl Place for State {
                 .sub(from, rest)
                 .ok_or(AttachError::Truncated { need, have })
         };
-        let seats = ParticipantsState::attach(part(TABLE)?)?;
-        let table = ParticipantsState::layout(&seats)
-            .map_err(|_| AttachError::Corrupt { field: "slots" })?;
-        let start = (TABLE + table.size()).next_multiple_of(128);
-        let ring = Ring::<Envelope>::attach(part(start)?)?;
+        let ring = Ring::<Envelope>::attach(part(RING)?)?;
         let shape = Shape { ring, arena };
         let plan = shape
             .plan()
             .map_err(|_| AttachError::Corrupt { field: "queue" })?;
-        if plan.ring != start || ring.seats() != seats {
-            return Err(AttachError::Corrupt { field: "endpoints" });
-        }
         if region.len() < plan.end {
             let need = plan.end as u64;
             return Err(AttachError::Truncated { need, have });
@@ -166,88 +158,56 @@ unsafe impl Place for State {
     }
 }
 
-struct Inner {
-    segment: Segment,
-    plan: Plan,
-    participant: Participant,
-}
-
-impl Inner {
-    fn part(&self, from: usize, to: usize) -> Region<'_> {
-        let payload = self.segment.payload();
-        payload.sub(from, to - from).unwrap_or(payload)
-    }
-}
-
-/// As a [`Memory`]: the ring's bytes. As [`Peers`]: this process.
+/// A part of a home: the ring's bytes, or the arena's.
 #[derive(Clone)]
-pub(super) struct Home(Arc<Inner>);
+pub(super) struct Part {
+    home: Home,
+    from: usize,
+    to: usize,
+}
 
-/// The arena's bytes.
-pub(super) struct Blocks(Home);
+pub(super) type QueueArena = Arena<Part, Home>;
 
-pub(super) type QueueArena = Arena<Blocks, Home>;
+/// A queue's home, with its parts.
+pub(super) struct QueueHome {
+    pub(super) home: Home,
+    pub(super) ring: Part,
+    arena: Part,
+}
 
-impl Home {
+impl QueueHome {
     pub(super) fn create(shape: &Shape) -> Result<Self, QueueError> {
-        let segment = Segment::create_place::<State>(shape)?;
-        Self::join(segment, shape)
+        Self::of(Home::create::<State>(shape)?, shape)
     }
 
     pub(super) fn attach(file: OwnedFd) -> Result<(Self, Shape), QueueError> {
-        let (segment, shape) = Segment::attach_place::<State>(file)?;
-        Ok((Self::join(segment, &shape)?, shape))
+        let (home, shape) = Home::attach_with_config::<State>(file)?;
+        Ok((Self::of(home, &shape)?, shape))
     }
 
-    fn join(segment: Segment, shape: &Shape) -> Result<Self, QueueError> {
+    fn of(home: Home, shape: &Shape) -> Result<Self, QueueError> {
         let plan = shape.plan()?;
-        let table = Participants::within(segment.try_clone()?, TABLE)?;
-        let participant = table.join()?;
-        Ok(Self(Arc::new(Inner {
-            segment,
-            plan,
-            participant,
-        })))
+        let part = |from, to| Part {
+            home: home.clone(),
+            from,
+            to,
+        };
+        Ok(Self {
+            ring: part(RING, plan.arena),
+            arena: part(plan.arena, plan.end),
+            home,
+        })
     }
 
     pub(super) fn arena(&self) -> Result<QueueArena, AttachError> {
-        Arena::attach(Blocks(self.clone()), self.clone())
+        Arena::attach(self.arena.clone(), self.home.clone())
     }
 }
 
-// SAFETY: a part of a mapped segment's payload, whose address does not change while a clone lives.
-unsafe impl Memory for Home {
+// SAFETY: a part of what a home keeps mapped, whose address does not change while a clone lives.
+unsafe impl Memory for Part {
     fn region(&self) -> Region<'_> {
-        self.0.part(self.0.plan.ring, self.0.plan.arena)
-    }
-}
-
-// SAFETY: as above.
-unsafe impl Memory for Blocks {
-    fn region(&self) -> Region<'_> {
-        let inner = &self.0.0;
-        inner.part(inner.plan.arena, inner.plan.end)
-    }
-}
-
-// SAFETY: the participant's own answers.
-unsafe impl Peers for Home {
-    fn me(&self) -> ParticipantId {
-        self.0.participant.me()
-    }
-    fn is_dead(&self, participant: ParticipantId) -> bool {
-        self.0.participant.is_dead(participant)
-    }
-    fn table(&self) -> u32 {
-        self.0.participant.table()
-    }
-    fn share_pid_namespace(&self) -> bool {
-        self.0.participant.share_pid_namespace()
-    }
-}
-
-impl AsFd for Home {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.segment.as_fd()
+        let whole = self.home.region();
+        whole.sub(self.from, self.to - self.from).unwrap_or(whole)
     }
 }

@@ -22,20 +22,21 @@ use multiprocess_core::{Deadline, Timeout, copy};
 use multiprocess_shm::{AllocError, Block};
 
 use super::error::{GetError, PutFailure, QueueError};
-use super::home::{Home, QueueArena, Shape};
+use super::home::{Part, QueueArena, QueueHome, Shape};
 use super::spare::Spare;
 use super::{Envelope, INLINE};
+use crate::home::Home;
 use crate::mpmc::{AttachRingError, JoinError, Receiver, Sender};
 use crate::{RecvError, SendError};
 
-pub(super) type Tx = Sender<Envelope, Home, Home>;
-pub(super) type Rx = Receiver<Envelope, Home, Home>;
+pub(super) type Tx = Sender<Envelope, Part, Home>;
+pub(super) type Rx = Receiver<Envelope, Part, Home>;
 
 /// In an envelope's first word, above the length: the second word says where the value lies.
 const SPILLED: u64 = 1 << 63;
 
 pub(super) struct Shared {
-    pub(super) home: Home,
+    pub(super) home: QueueHome,
     arena: QueueArena,
     pub(super) shape: Shape,
     senders: Spare<Tx>,
@@ -49,7 +50,7 @@ pub(super) struct InHand {
 }
 
 impl Shared {
-    pub(super) fn new(home: Home, shape: Shape) -> Result<Self, QueueError> {
+    pub(super) fn new(home: QueueHome, shape: Shape) -> Result<Self, QueueError> {
         Ok(Self {
             arena: home.arena()?,
             home,
@@ -64,7 +65,10 @@ impl Shared {
     fn with_sender<R>(&self, use_it: impl FnOnce(&mut Tx) -> R) -> Result<R, AttachRingError> {
         let mut sender = match self.senders.take().filter(|sender| sender.is_seated()) {
             Some(sender) => sender,
-            None => Box::new(Sender::attach(self.home.clone(), self.home.clone())?),
+            None => Box::new(Sender::attach(
+                self.home.ring.clone(),
+                self.home.home.clone(),
+            )?),
         };
         let result = use_it(&mut sender);
         if sender.is_seated() {
@@ -75,7 +79,7 @@ impl Shared {
 
     /// Who looks on: it needs no place.
     pub(super) fn onlooker(&self) -> Result<Tx, AttachRingError> {
-        Sender::onlooker(self.home.clone(), self.home.clone())
+        Sender::onlooker(self.home.ring.clone(), self.home.home.clone())
     }
 
     #[inline]
@@ -86,7 +90,7 @@ impl Shared {
             .filter(|receiver| receiver.is_seated())
         {
             Some(receiver) => Ok(receiver),
-            None => Receiver::attach(self.home.clone(), self.home.clone()).map(Box::new),
+            None => Receiver::attach(self.home.ring.clone(), self.home.home.clone()).map(Box::new),
         }
     }
 
