@@ -36,6 +36,7 @@ pub(crate) const ALL: &[&Comparison] = &[
     &boost::ALL[6],
     &boost::ALL[7],
     &spsc_throughput::LINE,
+    &spsc_throughput::BATCHES,
     &spsc_rtt::LINE,
     &spsc_blocking::SLEEPING,
     &spsc_blocking::SPINNING,

@@ -15,7 +15,8 @@
 //! would wrap, write a padding header. Nothing is published. *commit*: (3) write the record's
 //! header; (4) store tail past padding and record; (5) wake. *peek*: (6) if our cached tail
 //! says empty, reload it; (7) read the header once and check it; skip padding. *release*: (8)
-//! store head past the record; (9) wake.
+//! store head past the record; (9) wake. In batches: several records in steps 1 to 3, and in step 7, each
+//! other step once.
 //!
 //! # Ordering
 //!
@@ -33,18 +34,24 @@
 
 mod consumer;
 mod producer;
+mod records;
 
 use core::alloc::Layout;
 
 use multiprocess_core::atomic::Shadow;
-use multiprocess_core::{AttachError, CreateError, LayoutHash, Memory, Place, Region, copy};
-use multiprocess_shm::Segment;
+use multiprocess_core::{
+    AttachError, CreateError, LayoutHash, Memory, Peers, Place, Region, View, copy,
+};
 
 use crate::control::{Control, Kind, VERSION};
 use crate::endpoint::{Endpoint, Side};
+#[cfg(feature = "std")]
+use crate::{ChannelError, Home, Housed};
 
+pub use crate::Statistics;
 pub use consumer::{Consumer, Record};
 pub use producer::{Grant, Producer};
+pub use records::Records;
 
 /// Bytes of a record's header, and the alignment of records.
 const HEADER: u64 = 8;
@@ -99,7 +106,28 @@ unsafe impl Place for Ring {
     }
 
     fn attach(region: Region<'_>) -> Result<u64, AttachError> {
-        Self::KIND.validate(region)
+        Self::KIND.validate(region.into())
+    }
+}
+
+impl Ring {
+    /// What has gone through the ring in `view`, which may be mapped for reading only.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError`], for whatever is wrong with the bytes.
+    pub fn statistics<'a>(view: impl Into<View<'a>>) -> Result<Statistics, AttachError> {
+        let view = view.into();
+        Self::KIND.validate(view)?;
+        Ok(Statistics::of(Control::of(view)?, None))
+    }
+}
+
+#[cfg(feature = "std")]
+impl Housed for Ring {
+    /// Two ends, and processes that have one for a while as it travels.
+    fn participants(_: &u64) -> u32 {
+        crate::home::OF_TWO_ENDS
     }
 }
 
@@ -107,7 +135,7 @@ unsafe impl Place for Ring {
 ///
 /// Records may be up to half the capacity long, less 8 bytes. Both ends can be moved to
 /// another thread, or sent to another process inside a message (feature `serde`); an end that
-/// was sent is closed to its sender.
+/// was sent is closed to its sender. Each learns of the other's death.
 ///
 /// # Examples
 ///
@@ -122,13 +150,13 @@ unsafe impl Place for Ring {
 ///
 /// # Errors
 ///
-/// [`CreateError::Capacity`] for 0 or more than 2^40 bytes; as [`Segment::create`] otherwise.
-pub fn channel(capacity: u64) -> Result<(Producer, Consumer), CreateError> {
-    let first = Segment::create_place::<Ring>(&capacity)?;
-    let second = first.try_clone().map_err(crate::endpoint::own_ring)?;
+/// [`ChannelError`]; [`CreateError::Capacity`] for 0 or more than 2^40 bytes.
+#[cfg(feature = "std")]
+pub fn channel(capacity: u64) -> Result<(Producer, Consumer), ChannelError> {
+    let home = Home::create::<Ring>(&capacity)?;
     Ok((
-        Producer::attach(first).map_err(crate::endpoint::own_ring)?,
-        Consumer::attach(second).map_err(crate::endpoint::own_ring)?,
+        Producer::attach(home.clone(), home.clone())?,
+        Consumer::attach(home.clone(), home)?,
     ))
 }
 
@@ -143,8 +171,8 @@ fn record_size(len: u64) -> u64 {
 ///
 /// `capacity` must be the one the endpoint's memory was checked for.
 #[inline]
-unsafe fn read_header<S: Side, M: Memory>(
-    endpoint: &Endpoint<S, M>,
+unsafe fn read_header<S: Side, M: Memory, P: Peers>(
+    endpoint: &Endpoint<S, M, P>,
     capacity: u64,
     index: u64,
 ) -> (u64, u32) {
@@ -164,8 +192,8 @@ unsafe fn read_header<S: Side, M: Memory>(
 ///
 /// As [`read_header`], and the 8 bytes must belong to the producer.
 #[inline]
-unsafe fn write_header<S: Side, M: Memory>(
-    endpoint: &Endpoint<S, M>,
+unsafe fn write_header<S: Side, M: Memory, P: Peers>(
+    endpoint: &Endpoint<S, M, P>,
     capacity: u64,
     index: u64,
     len: u64,
@@ -185,8 +213,8 @@ unsafe fn write_header<S: Side, M: Memory>(
 /// # Safety
 ///
 /// As [`read_header`]; `offset < capacity`.
-unsafe fn shadow<S: Side, M: Memory>(
-    endpoint: &Endpoint<S, M>,
+unsafe fn shadow<S: Side, M: Memory, P: Peers>(
+    endpoint: &Endpoint<S, M, P>,
     capacity: u64,
     offset: u64,
 ) -> &Shadow {

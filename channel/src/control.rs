@@ -8,9 +8,11 @@
 //! | 0x010 | capacity: slots or bytes, a power of two | u64 | creator |
 //! | 0x018 | layout hash of ring and message | u64 | creator |
 //! | 0x080 | tail: messages or bytes ever published | u64 | producer |
-//! | 0x088 | producer's role | u32 | producer |
+//! | 0x088 | producer's role, and who it is | u64 | producer; who becomes it |
+//! | 0x090 | producer's records, waits, high-water mark | 3 × u64 | producer |
 //! | 0x100 | head: messages or bytes ever given back | u64 | consumer |
-//! | 0x108 | consumer's role | u32 | consumer |
+//! | 0x108 | consumer's role, and who it is | u64 | consumer; who becomes it |
+//! | 0x110 | consumer's records, waits, high-water mark | 3 × u64 | consumer |
 //! | 0x180 | consumer's doorbell | u32 | both, by the rules of `waiter` |
 //! | 0x200 | producer's doorbell | u32 | both, by the rules of `waiter` |
 //! | 0x280 | slots or bytes | | producer |
@@ -24,11 +26,13 @@ use multiprocess_core::atomic::{
     AtomicU32, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
-use multiprocess_core::{AttachError, CachePadded, CreateError, LayoutHash, Region};
+use multiprocess_core::{
+    AttachError, CachePadded, CreateError, LayoutHash, ParticipantId, Region, View,
+};
 
 /// "MPRCRING" in the byte order of its writer.
 const MAGIC: u64 = u64::from_le_bytes(*b"MPRCRING");
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// Largest capacity, in slots or bytes: an index then cannot wrap within one lap.
 pub(crate) const MAX_CAPACITY: u64 = 1 << 40;
@@ -94,8 +98,8 @@ impl Header {
     }
 }
 
-/// One end of a ring: its index and its role, on a cache line that only its owner writes, and
-/// who becomes it.
+/// One end of a ring: its index, its role and its counters, on a cache line that only its owner
+/// writes, and who becomes it.
 //
 // | bits of `role` | meaning | who enters | who leaves |
 // |---|---|---|---|
@@ -105,18 +109,62 @@ impl Header {
 // | CLOSED | the owner is gone for good | owner | takeover |
 // | HEAVY | as a sleeper, the owner can run a heavy fence | owner | takeover, next owner |
 // | LIGHT | as a publisher, the owner runs light fences only | owner | takeover, next owner |
+// | 32-63 | the owner, a `ParticipantId`; anonymous: nobody attests its death | attacher | successor, receiver |
 #[repr(C)]
 pub(crate) struct End {
     pub(crate) index: AtomicU64,
-    pub(crate) role: AtomicU32,
+    pub(crate) role: AtomicU64,
+    /// `bytes`: records ever published or given back. `spsc`: 0, the index counts them.
+    pub(crate) records: AtomicU64,
+    /// How often the owner went to sleep.
+    pub(crate) waits: AtomicU64,
+    /// The most that the owner has seen in the ring, messages or bytes.
+    pub(crate) high_water: AtomicU64,
 }
 
-pub(crate) const CLAIMED: u32 = 1;
-pub(crate) const CLOSED: u32 = 2;
-pub(crate) const HEAVY: u32 = 4;
-pub(crate) const LIGHT: u32 = 8;
-#[cfg(feature = "serde")]
-pub(crate) const SENT: u32 = 16;
+impl End {
+    fn new() -> Self {
+        let zero = || AtomicU64::new(0);
+        Self {
+            index: zero(),
+            role: zero(),
+            records: zero(),
+            waits: zero(),
+            high_water: zero(),
+        }
+    }
+
+    /// The owner goes to sleep.
+    pub(crate) fn count_wait(&self) {
+        // Plain steps: only the owner writes it.
+        self.waits
+            .store(self.waits.load(Relaxed).wrapping_add(1), Relaxed);
+    }
+
+    /// The owner has seen so much in the ring.
+    #[inline]
+    pub(crate) fn note_level(&self, level: u64) {
+        if level > self.high_water.load(Relaxed) {
+            self.high_water.store(level, Relaxed);
+        }
+    }
+}
+
+pub(crate) const CLAIMED: u64 = 1;
+pub(crate) const CLOSED: u64 = 2;
+pub(crate) const HEAVY: u64 = 4;
+pub(crate) const LIGHT: u64 = 8;
+pub(crate) const SENT: u64 = 16;
+
+/// Who owns, or owned, an end, by its role.
+pub(crate) fn owner(role: u64) -> ParticipantId {
+    ParticipantId::from_bits((role >> 32) as u32)
+}
+
+/// The part of a role that names its owner.
+pub(crate) fn owned_by(owner: ParticipantId) -> u64 {
+    u64::from(owner.bits()) << 32
+}
 
 #[repr(C)]
 pub(crate) struct Control {
@@ -140,6 +188,9 @@ mod layout {
     const_assert_eq!(offset_of!(Header, capacity), 0x10);
     const_assert_eq!(offset_of!(Header, layout), 0x18);
     const_assert_eq!(offset_of!(End, role), 0x08);
+    const_assert_eq!(offset_of!(End, records), 0x10);
+    const_assert_eq!(offset_of!(End, waits), 0x18);
+    const_assert_eq!(offset_of!(End, high_water), 0x20);
     const_assert_eq!(offset_of!(Control, producer), 0x080);
     const_assert_eq!(offset_of!(Control, consumer), 0x100);
     const_assert_eq!(offset_of!(Control, consumer_doorbell), 0x180);
@@ -201,12 +252,7 @@ impl Kind {
     ) -> Result<(), CreateError> {
         let capacity = self.capacity(requested)?;
         region.check(self.layout(capacity)?)?;
-        let end = || {
-            CachePadded::new(End {
-                index: AtomicU64::new(0),
-                role: AtomicU32::new(0),
-            })
-        };
+        let end = || CachePadded::new(End::new());
         let control = Control {
             header: CachePadded::new(Header::new(self.number, capacity, self.layout)),
             producer: end(),
@@ -225,13 +271,9 @@ impl Kind {
     }
 
     /// Checks a control block that a peer wrote; its capacity, read once.
-    pub(crate) fn validate(&self, region: Region<'_>) -> Result<u64, AttachError> {
-        let have = region.len() as u64;
-        let need = size_of::<Control>() as u64;
-        if have < need {
-            return Err(AttachError::Truncated { need, have });
-        }
-        let control = Control::of(region)?;
+    pub(crate) fn validate(&self, view: View<'_>) -> Result<u64, AttachError> {
+        let have = view.len() as u64;
+        let control = Control::of(view)?;
         let capacity = control.header.check(self.number, self.layout)?;
         if capacity < self.min_capacity {
             return Err(AttachError::Corrupt { field: "capacity" });
@@ -248,22 +290,12 @@ impl Kind {
 }
 
 impl Control {
-    /// The control block at the start of `region`, which must be large enough for one.
-    pub(crate) fn of(region: Region<'_>) -> Result<&Control, AttachError> {
-        let control = region.base().cast::<Control>();
-        if !control.is_aligned() {
-            return Err(AttachError::Misaligned {
-                need: align_of::<Control>() as u64,
-            });
-        }
-        if region.len() < size_of::<Control>() {
-            return Err(AttachError::Truncated {
-                need: size_of::<Control>() as u64,
-                have: region.len() as u64,
-            });
-        }
-        // SAFETY: aligned and in bounds, as checked; mapped for the region's lifetime; every
-        // field is an atomic, for which all bit patterns are valid.
-        Ok(unsafe { control.as_ref() })
+    /// The control block at the start of `view`, which must be large enough for one.
+    pub(crate) fn of(view: View<'_>) -> Result<&Control, AttachError> {
+        view.check(Layout::new::<Control>())?;
+        // SAFETY: aligned and in bounds, as checked; mapped for the view's lifetime; every
+        // field is an atomic, for which all bit patterns are valid. Who has no more than a view
+        // makes loads only.
+        Ok(unsafe { view.base().cast::<Control>().as_ref() })
     }
 }

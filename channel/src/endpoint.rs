@@ -1,20 +1,24 @@
 //! One end of a single-writer ring: owns its memory, its role, its index and its doorbell.
 //! Common to `spsc` and `bytes`, producer and consumer.
+//!
+//! An end's role names its owner among the `Peers`. Who waits asks them at its inner bound whether the
+//! owner of the other end is dead, and who attaches whether the one before it is. Killed between the
+//! two steps that make a successor (the role by CAS, then its doorbell silenced), it is a dead owner
+//! like the one before it: the next one does both again.
 
 use core::cell::Cell;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
 use multiprocess_core::atomic::{
-    AtomicU32,
+    AtomicU32, AtomicU64,
     Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
     fence,
 };
-use multiprocess_core::{AttachError, CreateError, Deadline, Errno, Memory, asymmetric};
+use multiprocess_core::thread::generation;
+use multiprocess_core::{AttachError, Deadline, Memory, ParticipantId, Peers, asymmetric};
 
-#[cfg(feature = "serde")]
-use crate::control::SENT;
-use crate::control::{CLAIMED, CLOSED, Control, End, HEAVY, Kind, LIGHT};
+use crate::control::{CLAIMED, CLOSED, Control, End, HEAVY, Kind, LIGHT, SENT, owned_by, owner};
 use crate::waiter::{GONE, GaveUp, SILENT, Waiter, ring};
 
 /// Which words of the control block are ours and which the peer's.
@@ -89,8 +93,8 @@ enum Standing {
 
 /// How an end comes into a process's hands.
 pub(crate) enum Claim {
-    /// Nobody has had it.
-    First,
+    /// Nobody has had it, or its owner is dead, by the word of our peers.
+    Free,
     /// Another process has sent it to us.
     #[cfg(feature = "serde")]
     Received,
@@ -98,9 +102,21 @@ pub(crate) enum Claim {
     Inherited,
 }
 
+impl Claim {
+    /// From its last owner, who knows.
+    fn is_received(&self) -> bool {
+        match self {
+            #[cfg(feature = "serde")]
+            Self::Received => true,
+            _ => false,
+        }
+    }
+}
+
 #[derive(Debug)]
-pub(crate) struct Endpoint<S: Side, M: Memory> {
+pub(crate) struct Endpoint<S: Side, M: Memory, P: Peers> {
     memory: M,
+    peers: P,
     control: NonNull<Control>,
     waiter: Waiter,
     /// We publish with light fences, and our role says so.
@@ -108,31 +124,54 @@ pub(crate) struct Endpoint<S: Side, M: Memory> {
     /// The kernel has registered us for heavy fences.
     registered: bool,
     standing: Cell<Standing>,
+    /// The process whose end it is: a forked child's copy closes nothing.
+    generation: u64,
     side: PhantomData<S>,
 }
 
 // SAFETY: the control pointer points into `memory`, which moves along; the words behind it
 // are atomics. `Cell` makes the handle !Sync, not !Send.
-unsafe impl<S: Side, M: Memory + Send> Send for Endpoint<S, M> {}
+unsafe impl<S: Side, M: Memory + Send, P: Peers + Send> Send for Endpoint<S, M, P> {}
 
-impl<S: Side, M: Memory> Endpoint<S, M> {
+/// Whether `role` has an owner that is dead. Of one that closed, or sent its end away, it does not
+/// matter.
+fn is_left_behind<P: Peers>(peers: &P, role: u64) -> bool {
+    let id = owner(role);
+    role & (CLAIMED | CLOSED | SENT) == CLAIMED
+        && !id.is_anonymous()
+        && id != peers.me()
+        && peers.is_dead(id)
+}
+
+/// Whether the owner of an end is dead, and nobody has taken its place.
+#[cold]
+fn is_abandoned<P: Peers>(peers: &P, role: &AtomicU64) -> bool {
+    let seen = role.load(Acquire);
+    // A successor may have come while the kernel was asked.
+    is_left_behind(peers, seen) && role.load(Acquire) == seen
+}
+
+impl<S: Side, M: Memory, P: Peers> Endpoint<S, M, P> {
     /// Validates the ring in `memory` and claims this end of it. Beside the endpoint its capacity
     /// and its own index, each read once.
     pub(crate) fn attach(
         memory: M,
+        peers: P,
         kind: &Kind,
         claim: &Claim,
     ) -> Result<(Self, u64, u64), AttachError> {
-        let capacity = kind.validate(memory.region())?;
-        let control = NonNull::from(Control::of(memory.region())?);
+        let capacity = kind.validate(memory.region().into())?;
+        let control = NonNull::from(Control::of(memory.region().into())?);
         let endpoint = Self {
             memory,
+            peers,
             control,
             waiter: Waiter::new(),
             light: false,
             registered: asymmetric::register(),
             // Not ours to close before it is claimed.
             standing: Cell::new(Standing::Sent),
+            generation: generation(),
             side: PhantomData,
         };
         let before = endpoint.claim(claim)?;
@@ -145,25 +184,35 @@ impl<S: Side, M: Memory> Endpoint<S, M> {
             return Err(AttachError::Corrupt { field: "index" });
         }
         endpoint.standing.set(Standing::Open);
-        if let Claim::Inherited = claim {
+        if before != 0 && !claim.is_received() {
             S::own_doorbell(endpoint.control()).store(SILENT, Release);
         }
         // Before our first publication the peer must see that we are not light (any more).
         fence(SeqCst);
+        if before != 0 {
+            // For what our predecessor published and did not tell.
+            ring(S::peer_doorbell(endpoint.control()), false);
+        }
         Ok((endpoint, capacity, index))
     }
 
     /// Takes the role; what its word was before.
-    fn claim(&self, claim: &Claim) -> Result<u32, AttachError> {
+    fn claim(&self, claim: &Claim) -> Result<u64, AttachError> {
         let role = &self.own().role;
         let heavy = if asymmetric::can_heavy() { HEAVY } else { 0 };
         // Of the former process LIGHT and SENT do not stay: its promise, and its message.
-        let ours = CLAIMED | heavy;
+        let ours = CLAIMED | heavy | owned_by(self.peers.me());
         match claim {
-            // Acquire and Release: one owner's index is seen by the next.
-            Claim::First => role
-                .compare_exchange(0, ours, AcqRel, Relaxed)
-                .map_err(|_| AttachError::RoleTaken),
+            Claim::Free => {
+                let seen = role.load(Relaxed);
+                if seen != 0 && !is_left_behind(&self.peers, seen) {
+                    return Err(AttachError::RoleTaken);
+                }
+                // The word that was judged is the word that is replaced: of two successors one gets
+                // it. Acquire and Release: one owner's index is seen by the next.
+                role.compare_exchange(seen, ours, AcqRel, Relaxed)
+                    .map_err(|_| AttachError::RoleTaken)
+            }
             #[cfg(feature = "serde")]
             Claim::Received => {
                 let seen = role.load(Relaxed);
@@ -227,6 +276,17 @@ impl<S: Side, M: Memory> Endpoint<S, M> {
         (len <= capacity).then_some(len)
     }
 
+    /// Records ever published or given back at this end: `bytes` counts them.
+    pub(crate) fn records(&self) -> u64 {
+        self.own().records.load(Relaxed)
+    }
+
+    /// After `publish`: a record that is published and not counted is one that a kill came between.
+    #[inline(always)]
+    pub(crate) fn count_records(&self, records: u64) {
+        self.own().records.store(records, Relaxed);
+    }
+
     /// Moves our index and wakes the peer. `true` if the peer has closed its end.
     #[inline(always)]
     pub(crate) fn publish(&self, index: u64) -> bool {
@@ -286,6 +346,12 @@ impl<S: Side, M: Memory> Endpoint<S, M> {
         self.peer().role.load(Acquire) & CLOSED != 0
     }
 
+    /// Whether the kernel attests the peer's death: a system call, if it has an owner that can be asked
+    /// about.
+    pub(crate) fn peer_is_dead(&self) -> bool {
+        is_abandoned(&self.peers, &self.peer().role)
+    }
+
     /// Whether this handle still owns its end.
     #[inline]
     pub(crate) fn is_open(&self) -> bool {
@@ -295,15 +361,24 @@ impl<S: Side, M: Memory> Endpoint<S, M> {
     /// Waits until the peer's index is no longer `seen`, or the peer has closed.
     pub(crate) fn wait_for_peer(&mut self, seen: u64, deadline: Deadline) -> Result<(), GaveUp> {
         let Self {
-            control, waiter, ..
+            control,
+            waiter,
+            peers,
+            ..
         } = self;
         // SAFETY: as in `control`; the borrow of `waiter` is disjoint.
         let control = unsafe { control.as_ref() };
         let peer = S::peer(control);
-        waiter.wait(S::own_doorbell(control), &peer.role, deadline, || {
-            // Acquire pairs with `publish` and `close`.
-            peer.index.load(Acquire) != seen || peer.role.load(Acquire) & CLOSED != 0
-        })
+        waiter.wait(
+            (S::own(control), S::own_doorbell(control)),
+            peer,
+            deadline,
+            || {
+                // Acquire pairs with `publish` and `close`.
+                peer.index.load(Acquire) != seen || peer.role.load(Acquire) & CLOSED != 0
+            },
+            || is_abandoned(peers, &peer.role),
+        )
     }
 
     pub(crate) fn set_spin_cap(&mut self, cap: u32) {
@@ -316,6 +391,9 @@ impl<S: Side, M: Memory> Endpoint<S, M> {
             return;
         }
         self.standing.set(Standing::Closed);
+        if generation() != self.generation {
+            return; // a forked child's copy
+        }
         let role = &self.own().role;
         // Release pairs with the Acquire load in `peer_is_gone`. Comes first: it is what
         // counts if we are killed before the next line.
@@ -346,16 +424,35 @@ impl<S: Side, M: Memory> Endpoint<S, M> {
     }
 }
 
-impl<S: Side, M: Memory> Drop for Endpoint<S, M> {
+impl<S: Side, M: Memory, P: Peers> Drop for Endpoint<S, M, P> {
     fn drop(&mut self) {
         self.close();
     }
 }
 
-/// Attaching to a ring that we made ourselves a moment ago fails only for want of resources.
-pub(crate) fn own_ring(error: AttachError) -> CreateError {
-    CreateError::System(match error {
-        AttachError::System(errno) => errno,
-        _ => Errno::IO,
-    })
+/// No peers: who attaches with it is anonymous. Nobody attests its death to others, and it learns of
+/// nobody's.
+///
+/// For rings in memory of one's own, without a table of participants: there a successor comes by
+/// `take_over`, and whoever watches the processes says so.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoPeers;
+
+// SAFETY: nobody is ever said to be dead, and we are nobody.
+unsafe impl Peers for NoPeers {
+    fn me(&self) -> ParticipantId {
+        ParticipantId::ANONYMOUS
+    }
+    fn is_dead(&self, _: ParticipantId) -> bool {
+        false
+    }
+    fn can_be(&self, _: ParticipantId) -> bool {
+        false
+    }
+    fn table(&self) -> u32 {
+        1
+    }
+    fn share_pid_namespace(&self) -> bool {
+        false
+    }
 }

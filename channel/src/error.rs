@@ -4,6 +4,8 @@ use core::fmt;
 
 use multiprocess_core::Errno;
 
+use crate::waiter::GaveUp;
+
 /// Why a message was not sent at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -230,6 +232,37 @@ impl<T> SendError<T> {
 impl From<TryRecvError> for PopIntoError {
     fn from(error: TryRecvError) -> Self {
         Self::Recv(error)
+    }
+}
+
+impl From<TryRecvError> for RecvError {
+    /// As after a wait that was over at once.
+    fn from(error: TryRecvError) -> Self {
+        match error {
+            TryRecvError::Empty => Self::Timeout,
+            TryRecvError::Disconnected => Self::Disconnected,
+            TryRecvError::Corrupt => Self::Corrupt,
+        }
+    }
+}
+
+impl From<GaveUp> for RecvError {
+    fn from(reason: GaveUp) -> Self {
+        match reason {
+            GaveUp::Timeout => Self::Timeout,
+            GaveUp::Abandoned => Self::Disconnected,
+            GaveUp::System(errno) => Self::System(errno),
+        }
+    }
+}
+
+impl From<GaveUp> for ReserveError {
+    fn from(reason: GaveUp) -> Self {
+        match reason {
+            GaveUp::Timeout => Self::Timeout,
+            GaveUp::Abandoned => Self::Disconnected,
+            GaveUp::System(errno) => Self::System(errno),
+        }
     }
 }
 

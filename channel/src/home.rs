@@ -27,6 +27,9 @@ pub trait Housed: Place {
     fn participants(config: &Self::Config) -> u32;
 }
 
+/// Participants of a ring with two ends, each of which may travel.
+pub(crate) const OF_TWO_ENDS: u32 = 32;
+
 /// The place, and behind it the table.
 struct State<R>(PhantomData<R>);
 
@@ -110,7 +113,22 @@ struct Inner {
 pub struct Home(Arc<Inner>);
 
 impl Home {
-    pub(crate) fn create<R: Housed>(config: &R::Config) -> Result<Self, ChannelError> {
+    /// Makes a place in a nameless segment of its own: a ring whose ends nobody has yet.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use multiprocess_channel::{Home, spsc};
+    ///
+    /// let home = Home::create::<spsc::Ring<u64>>(&64)?;     // its descriptor goes to the producer
+    /// let consumer = spsc::Consumer::<u64>::attach(home.clone(), home)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ChannelError`].
+    pub fn create<R: Housed>(config: &R::Config) -> Result<Self, ChannelError> {
         let segment = Segment::create_place::<State<R>>(config)?;
         Self::join::<R>(segment, config)
     }

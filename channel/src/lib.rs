@@ -28,6 +28,7 @@ pub mod mpmc;
 #[cfg(feature = "serde")]
 pub mod queue;
 pub mod spsc;
+mod statistics;
 #[cfg(feature = "serde")]
 mod travel;
 mod waiter;
@@ -36,6 +37,9 @@ mod waiter;
 pub use home::{ChannelError, Home, Housed};
 #[cfg(not(feature = "std"))]
 pub use homeless::Home;
+
+pub use endpoint::NoPeers;
+pub use statistics::Statistics;
 
 pub use error::{
     PopIntoError, RecvError, ReserveError, SendError, TryRecvError, TryReserveError, TrySendError,

@@ -7,7 +7,7 @@
 //! *push*: (1) if our cached head says full, reload it; (2) write slot `tail mod capacity`;
 //! (3) store tail + 1; (4) wake the consumer if it sleeps. *peek*: (5) if our cached tail says
 //! empty, reload it; (6) copy slot `head mod capacity`. *release*: (7) store head + 1; (8)
-//! wake the producer if it sleeps.
+//! wake the producer if it sleeps. In batches: several slots in steps 2 and 6, each other step once.
 //!
 //! # Ordering
 //!
@@ -37,11 +37,13 @@ use core::ptr::NonNull;
 
 use bytemuck::{AnyBitPattern, NoUninit};
 use multiprocess_core::atomic::UnsafeCell;
-use multiprocess_core::{AttachError, CreateError, LayoutHash, Place, Region, ShmSafe};
-use multiprocess_shm::Segment;
+use multiprocess_core::{AttachError, CreateError, LayoutHash, Place, Region, ShmSafe, View};
 
-use crate::control::{Kind, VERSION};
+use crate::control::{Control, Kind, VERSION};
+#[cfg(feature = "std")]
+use crate::{ChannelError, Home, Housed};
 
+pub use crate::Statistics;
 pub use consumer::Consumer;
 pub use producer::Producer;
 
@@ -65,6 +67,7 @@ type Slot<T> = UnsafeCell<MaybeUninit<T>>;
 ///
 /// ```
 /// use core::mem::MaybeUninit;
+/// use multiprocess_channel::NoPeers;
 /// use multiprocess_channel::spsc::{Consumer, Producer, Ring};
 /// use multiprocess_core::{Place, Region};
 ///
@@ -75,8 +78,8 @@ type Slot<T> = UnsafeCell<MaybeUninit<T>>;
 /// let region = Region::from_uninit(&mut memory.0);
 /// // SAFETY: the array is ours, nobody else uses it.
 /// unsafe { Ring::<u64>::init(region, &16)? };
-/// let mut producer = Producer::<u64, _>::attach(region)?;
-/// let mut consumer = Consumer::<u64, _>::attach(region)?;
+/// let mut producer = Producer::<u64, _, _>::attach(region, NoPeers)?;
+/// let mut consumer = Consumer::<u64, _, _>::attach(region, NoPeers)?;
 /// producer.try_push(7)?;
 /// assert_eq!(consumer.try_pop(), Ok(7));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -134,20 +137,56 @@ unsafe impl<T: Message> Place for Ring<T> {
     }
 
     fn attach(region: Region<'_>) -> Result<u64, AttachError> {
-        Self::KIND.validate(region)
+        Self::KIND.validate(region.into())
     }
 }
 
 /// The slots of a ring in a region that holds one.
 fn slots<T>(region: Region<'_>) -> NonNull<Slot<T>> {
     // SAFETY: callers have checked the region for a control block at least.
-    unsafe { region.base().add(size_of::<crate::control::Control>()) }.cast()
+    unsafe { region.base().add(size_of::<Control>()) }.cast()
+}
+
+impl<T: Message> Ring<T> {
+    /// What has gone through the ring in `view`, which may be mapped for reading only.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use multiprocess_channel::{Home, spsc};
+    ///
+    /// let (mut producer, consumer) = spsc::channel::<u64>(64)?;
+    /// producer.push(7)?;
+    /// let file = consumer.memory().read_only()?;      // goes to a monitor
+    /// let there = Home::attach_read_only::<spsc::Ring<u64>>(file)?;
+    /// let statistics = spsc::Ring::<u64>::statistics(there.payload())?;
+    /// assert_eq!((statistics.sent, statistics.received), (1, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError`], for whatever is wrong with the bytes.
+    pub fn statistics<'a>(view: impl Into<View<'a>>) -> Result<Statistics, AttachError> {
+        let view = view.into();
+        Self::KIND.validate(view)?;
+        let size = size_of::<T>() as u64;
+        Ok(Statistics::of(Control::of(view)?, Some(size)))
+    }
+}
+
+#[cfg(feature = "std")]
+impl<T: Message> Housed for Ring<T> {
+    /// Two ends, and processes that have one for a while as it travels.
+    fn participants(_: &u64) -> u32 {
+        crate::home::OF_TWO_ENDS
+    }
 }
 
 /// Makes a ring of at least `capacity` messages in a nameless segment of its own.
 ///
 /// Both ends can be moved to another thread, or sent to another process inside a message
-/// (feature `serde`); an end that was sent is closed to its sender.
+/// (feature `serde`); an end that was sent is closed to its sender. Each learns of the other's death.
 ///
 /// # Examples
 ///
@@ -160,13 +199,12 @@ fn slots<T>(region: Region<'_>) -> NonNull<Slot<T>> {
 ///
 /// # Errors
 ///
-/// [`CreateError::Capacity`] for 0 or more than 2^40 messages; as
-/// [`Segment::create`] otherwise.
-pub fn channel<T: Message>(capacity: u64) -> Result<(Producer<T>, Consumer<T>), CreateError> {
-    let first = Segment::create_place::<Ring<T>>(&capacity)?;
-    let second = first.try_clone().map_err(crate::endpoint::own_ring)?;
+/// [`ChannelError`]; [`CreateError::Capacity`] for 0 or more than 2^40 messages.
+#[cfg(feature = "std")]
+pub fn channel<T: Message>(capacity: u64) -> Result<(Producer<T>, Consumer<T>), ChannelError> {
+    let home = Home::create::<Ring<T>>(&capacity)?;
     Ok((
-        Producer::attach(first).map_err(crate::endpoint::own_ring)?,
-        Consumer::attach(second).map_err(crate::endpoint::own_ring)?,
+        Producer::attach(home.clone(), home.clone())?,
+        Consumer::attach(home.clone(), home)?,
     ))
 }

@@ -2,23 +2,21 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use multiprocess_core::{AttachError, LayoutHash, Place};
-use multiprocess_shm::Segment;
 use multiprocess_shm::transfer::{Fd, refuse_receiving, refuse_sending};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::endpoint::Claim;
-use crate::{bytes, spsc};
+use crate::{ChannelError, Home, Housed, bytes, spsc};
 
 /// What the four kinds of ends have in common.
 trait End: Sized + 'static {
-    const LAYOUT: LayoutHash;
-    fn segment(&self) -> &Segment;
+    type Ring: Housed;
+    fn home(&self) -> &Home;
     /// Whether it is ours to give.
     fn is_open(&self) -> bool;
     /// `false` if it was not.
     fn give_away(&self) -> bool;
-    fn claim(segment: Segment) -> Result<Self, AttachError>;
+    fn claim(home: Home) -> Result<Self, ChannelError>;
 }
 
 fn send<E: End, S: Serializer>(end: &E, serializer: S) -> Result<S::Ok, S::Error> {
@@ -28,15 +26,15 @@ fn send<E: End, S: Serializer>(end: &E, serializer: S) -> Result<S::Ok, S::Error
     }
     // Given away last: what fails before leaves the end to its owner, and the parcel's action,
     // which finds it not sent, does nothing.
-    let sent = Fd::serialize_unique(end.segment().as_fd(), lost::<E>, serializer)?;
+    let sent = Fd::serialize_unique(end.home().as_fd(), lost::<E>, serializer)?;
     if !end.give_away() {
         return Err(not_ours());
     }
     Ok(sent)
 }
 
-fn receive<E: End>(fd: OwnedFd) -> Result<E, AttachError> {
-    E::claim(Segment::attach(fd, E::LAYOUT)?)
+fn receive<E: End>(fd: OwnedFd) -> Result<E, ChannelError> {
+    E::claim(Home::attach::<E::Ring>(fd)?)
 }
 
 /// Nobody got the end: closes it, so that its peer does not wait for ever. Does nothing if
@@ -51,8 +49,8 @@ fn deserialize<'de, E: End, D: Deserializer<'de>>(deserializer: D) -> Result<E, 
 }
 
 impl<T: spsc::Message> End for spsc::Producer<T> {
-    const LAYOUT: LayoutHash = <spsc::Ring<T> as Place>::LAYOUT;
-    fn segment(&self) -> &Segment {
+    type Ring = spsc::Ring<T>;
+    fn home(&self) -> &Home {
         self.memory()
     }
     fn is_open(&self) -> bool {
@@ -61,8 +59,8 @@ impl<T: spsc::Message> End for spsc::Producer<T> {
     fn give_away(&self) -> bool {
         self.give_away()
     }
-    fn claim(segment: Segment) -> Result<Self, AttachError> {
-        Self::claim(segment, &Claim::Received)
+    fn claim(home: Home) -> Result<Self, ChannelError> {
+        Ok(Self::claim(home.clone(), home, &Claim::Received)?)
     }
 }
 
@@ -79,8 +77,8 @@ impl<'de, T: spsc::Message> Deserialize<'de> for spsc::Producer<T> {
 }
 
 impl<T: spsc::Message> End for spsc::Consumer<T> {
-    const LAYOUT: LayoutHash = <spsc::Ring<T> as Place>::LAYOUT;
-    fn segment(&self) -> &Segment {
+    type Ring = spsc::Ring<T>;
+    fn home(&self) -> &Home {
         self.memory()
     }
     fn is_open(&self) -> bool {
@@ -89,8 +87,8 @@ impl<T: spsc::Message> End for spsc::Consumer<T> {
     fn give_away(&self) -> bool {
         self.give_away()
     }
-    fn claim(segment: Segment) -> Result<Self, AttachError> {
-        Self::claim(segment, &Claim::Received)
+    fn claim(home: Home) -> Result<Self, ChannelError> {
+        Ok(Self::claim(home.clone(), home, &Claim::Received)?)
     }
 }
 
@@ -107,8 +105,8 @@ impl<'de, T: spsc::Message> Deserialize<'de> for spsc::Consumer<T> {
 }
 
 impl End for bytes::Producer {
-    const LAYOUT: LayoutHash = <bytes::Ring as Place>::LAYOUT;
-    fn segment(&self) -> &Segment {
+    type Ring = bytes::Ring;
+    fn home(&self) -> &Home {
         self.memory()
     }
     fn is_open(&self) -> bool {
@@ -117,8 +115,8 @@ impl End for bytes::Producer {
     fn give_away(&self) -> bool {
         self.give_away()
     }
-    fn claim(segment: Segment) -> Result<Self, AttachError> {
-        Self::claim(segment, &Claim::Received)
+    fn claim(home: Home) -> Result<Self, ChannelError> {
+        Ok(Self::claim(home.clone(), home, &Claim::Received)?)
     }
 }
 
@@ -135,8 +133,8 @@ impl<'de> Deserialize<'de> for bytes::Producer {
 }
 
 impl End for bytes::Consumer {
-    const LAYOUT: LayoutHash = <bytes::Ring as Place>::LAYOUT;
-    fn segment(&self) -> &Segment {
+    type Ring = bytes::Ring;
+    fn home(&self) -> &Home {
         self.memory()
     }
     fn is_open(&self) -> bool {
@@ -145,8 +143,8 @@ impl End for bytes::Consumer {
     fn give_away(&self) -> bool {
         self.give_away()
     }
-    fn claim(segment: Segment) -> Result<Self, AttachError> {
-        Self::claim(segment, &Claim::Received)
+    fn claim(home: Home) -> Result<Self, ChannelError> {
+        Ok(Self::claim(home.clone(), home, &Claim::Received)?)
     }
 }
 

@@ -35,7 +35,7 @@ use multiprocess_core::park::{self, Parked, Patience};
 use multiprocess_core::spin::AdaptiveSpin;
 use multiprocess_core::{Deadline, Errno, asymmetric};
 
-use crate::control::LIGHT;
+use crate::control::{End, LIGHT};
 
 // | value of a doorbell | meaning | who enters | who leaves |
 // |---|---|---|---|
@@ -51,6 +51,8 @@ const WITHOUT_FENCE: Duration = Duration::from_millis(1);
 /// Why a wait ended without what was waited for.
 pub(crate) enum GaveUp {
     Timeout,
+    /// The peer is dead, by the word of the kernel, and has left nothing that was waited for.
+    Abandoned,
     System(Errno),
 }
 
@@ -83,14 +85,16 @@ impl Waiter {
         self.token
     }
 
-    /// Spins, then sleeps, until `ready` says so.
+    /// Spins, then sleeps, until `ready` says so; or until `is_abandoned`, which is asked at the inner
+    /// bound and before a sleep ends for want of time, says that the peer is dead.
     #[cold]
     pub(crate) fn wait(
         &mut self,
-        doorbell: &AtomicU32,
-        peer_role: &AtomicU32,
+        (own, doorbell): (&End, &AtomicU32),
+        peer: &End,
         deadline: Deadline,
         mut ready: impl FnMut() -> bool,
+        is_abandoned: impl Fn() -> bool,
     ) -> Result<(), GaveUp> {
         if self.spin_until(&mut ready) {
             return Ok(());
@@ -108,7 +112,7 @@ impl Waiter {
             doorbell.store(token, Relaxed);
             // Dekker, sleeper's half: pairs with the fence in `ring`.
             fence(SeqCst);
-            let peer_is_light = peer_role.load(Relaxed) & LIGHT != 0;
+            let peer_is_light = peer.role.load(Relaxed) & LIGHT != 0;
             let ordered = !peer_is_light || asymmetric::heavy();
             if ready() {
                 disarm(doorbell, token);
@@ -119,12 +123,21 @@ impl Waiter {
             } else {
                 deadline.min(Deadline::now().plus(WITHOUT_FENCE))
             };
+            own.count_wait();
             let parked = patience.park(doorbell, token, bound);
             disarm(doorbell, token);
             if ready() {
                 return Ok(());
             }
             match parked {
+                Ok(Parked::Recheck | Parked::TimedOut) if is_abandoned() => {
+                    // What it did before it died is looked for once more.
+                    return if ready() {
+                        Ok(())
+                    } else {
+                        Err(GaveUp::Abandoned)
+                    };
+                }
                 Ok(Parked::TimedOut) if bound == deadline => return Err(GaveUp::Timeout),
                 Ok(_) => {}
                 Err(errno) => return Err(GaveUp::System(errno)),

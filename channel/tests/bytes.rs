@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use common::Heap;
 use multiprocess_channel::bytes::{Consumer, Producer, Ring, channel};
-use multiprocess_channel::{PopIntoError, RecvError, ReserveError, TryRecvError, TryReserveError};
+use multiprocess_channel::{
+    ChannelError, NoPeers, PopIntoError, RecvError, ReserveError, TryRecvError, TryReserveError,
+};
 use multiprocess_core::{AttachError, CreateError, Memory};
 
 #[test]
@@ -119,7 +121,10 @@ fn a_closed_end_is_closed_to_its_owner_too() {
 fn absurd_capacities_are_errors() {
     for capacity in [0, (1 << 40) + 1, u64::MAX] {
         let error = channel(capacity).unwrap_err();
-        assert!(matches!(error, CreateError::Capacity { .. }), "{error:?}");
+        assert!(
+            matches!(error, ChannelError::Create(CreateError::Capacity { .. })),
+            "{error:?}"
+        );
     }
     assert_eq!(channel(1).unwrap().0.capacity(), 64);
 }
@@ -151,7 +156,7 @@ fn a_hostile_producer_is_corrupt_and_nothing_worse() {
     ];
     for (tail, header) in lies {
         let heap = Heap::holding::<Ring>(64);
-        let mut consumer = Consumer::attach(heap.clone()).unwrap();
+        let mut consumer = Consumer::attach(heap.clone(), NoPeers).unwrap();
         scribble(&heap, DATA, header);
         scribble(&heap, TAIL, tail);
         let error = consumer.try_peek().err();
@@ -163,7 +168,7 @@ fn a_hostile_producer_is_corrupt_and_nothing_worse() {
 #[test]
 fn padding_upon_padding_is_corrupt() {
     let heap = Heap::holding::<Ring>(64);
-    let mut consumer = Consumer::attach(heap.clone()).unwrap();
+    let mut consumer = Consumer::attach(heap.clone(), NoPeers).unwrap();
     scribble(&heap, DATA, 56 | PADDING);
     scribble(&heap, TAIL, 64);
     // Padding alone: a record must follow. Let the ring move on under the consumer's feet.
@@ -173,8 +178,8 @@ fn padding_upon_padding_is_corrupt() {
 #[test]
 fn a_record_that_would_wrap_is_corrupt() {
     let heap = Heap::holding::<Ring>(64);
-    let mut producer = Producer::attach(heap.clone()).unwrap();
-    let mut consumer = Consumer::attach(heap.clone()).unwrap();
+    let mut producer = Producer::attach(heap.clone(), NoPeers).unwrap();
+    let mut consumer = Consumer::attach(heap.clone(), NoPeers).unwrap();
     for _ in 0..6 {
         producer.try_push(&[]).unwrap();
         consumer.try_peek().unwrap().release();
@@ -190,7 +195,7 @@ fn a_record_that_would_wrap_is_corrupt() {
 fn a_hostile_consumer_is_corrupt_and_nothing_worse() {
     for head in [8, 13, u64::MAX, 1 << 63] {
         let heap = Heap::holding::<Ring>(64);
-        let mut producer = Producer::attach(heap.clone()).unwrap();
+        let mut producer = Producer::attach(heap.clone(), NoPeers).unwrap();
         scribble(&heap, HEAD, head);
         assert_eq!(
             producer.try_push(b"x"),
@@ -205,7 +210,7 @@ fn a_hostile_consumer_is_corrupt_and_nothing_worse() {
 fn odd_indices_are_refused_at_attach() {
     let heap = Heap::holding::<Ring>(64);
     scribble(&heap, TAIL, 4);
-    let error = Producer::attach(heap).unwrap_err();
+    let error = Producer::attach(heap, NoPeers).unwrap_err();
     assert_eq!(error, AttachError::Corrupt { field: "index" });
 }
 

@@ -11,17 +11,17 @@ mod common;
 use common::Heap;
 use loom::thread;
 use multiprocess_channel::bytes::{Consumer, Producer, Ring};
-use multiprocess_channel::{RecvError, TryRecvError, TryReserveError};
+use multiprocess_channel::{NoPeers, RecvError, TryRecvError, TryReserveError};
 use multiprocess_core::model::LightIsNothing;
 
-type Ends = (Producer<Heap>, Consumer<Heap>);
+type Ends = (Producer<Heap, NoPeers>, Consumer<Heap, NoPeers>);
 
 /// 64 bytes, the smallest ring: records of at most 24 bytes.
 fn ring() -> Ends {
     let heap = Heap::holding::<Ring>(64);
     (
-        Producer::attach(heap.clone()).unwrap(),
-        Consumer::attach(heap).unwrap(),
+        Producer::attach(heap.clone(), NoPeers).unwrap(),
+        Consumer::attach(heap, NoPeers).unwrap(),
     )
 }
 
@@ -32,7 +32,7 @@ fn model(preemptions: Option<usize>, f: impl Fn() + Sync + Send + 'static) {
     builder.check(f);
 }
 
-fn take(consumer: &mut Consumer<Heap>) -> Vec<u8> {
+fn take(consumer: &mut Consumer<Heap, NoPeers>) -> Vec<u8> {
     loop {
         match consumer.try_peek() {
             Ok(record) => {

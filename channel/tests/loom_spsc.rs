@@ -12,16 +12,16 @@ mod common;
 use common::Heap;
 use loom::thread;
 use multiprocess_channel::spsc::{Consumer, Producer, Ring};
-use multiprocess_channel::{RecvError, SendError, TryRecvError, TrySendError};
+use multiprocess_channel::{NoPeers, RecvError, SendError, TryRecvError, TrySendError};
 use multiprocess_core::model::LightIsNothing;
 
-type Ends = (Producer<u32, Heap>, Consumer<u32, Heap>);
+type Ends = (Producer<u32, Heap, NoPeers>, Consumer<u32, Heap, NoPeers>);
 
 fn ring(capacity: u64) -> Ends {
     let heap = Heap::holding::<Ring<u32>>(capacity);
     (
-        Producer::attach(heap.clone()).unwrap(),
-        Consumer::attach(heap).unwrap(),
+        Producer::attach(heap.clone(), NoPeers).unwrap(),
+        Consumer::attach(heap, NoPeers).unwrap(),
     )
 }
 

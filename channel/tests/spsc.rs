@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use common::Heap;
 use multiprocess_channel::spsc::{Consumer, Producer, Ring, channel};
-use multiprocess_channel::{RecvError, SendError, TryRecvError, TrySendError};
+use multiprocess_channel::{
+    ChannelError, NoPeers, RecvError, SendError, TryRecvError, TrySendError,
+};
 use multiprocess_core::{AttachError, CreateError, Memory, Timeout};
 
 #[test]
@@ -22,11 +24,17 @@ fn capacity_is_rounded_up_to_a_power_of_two() {
 fn absurd_capacities_are_errors() {
     for capacity in [0, (1 << 40) + 1, u64::MAX] {
         let error = channel::<u64>(capacity).unwrap_err();
-        assert!(matches!(error, CreateError::Capacity { .. }), "{error:?}");
+        assert!(
+            matches!(error, ChannelError::Create(CreateError::Capacity { .. })),
+            "{error:?}"
+        );
     }
     // Can be laid out, but not be had.
     let error = channel::<u64>(1 << 40).unwrap_err();
-    assert!(matches!(error, CreateError::TooLarge { .. }), "{error:?}");
+    assert!(
+        matches!(error, ChannelError::Create(CreateError::TooLarge { .. })),
+        "{error:?}"
+    );
 }
 
 #[test]
@@ -141,20 +149,20 @@ fn leaving_wakes_a_sleeping_peer() {
 #[test]
 fn each_end_is_claimed_once() {
     let heap = Heap::holding::<Ring<u64>>(4);
-    let first = Producer::<u64, _>::attach(heap.clone()).unwrap();
-    let second = Producer::<u64, _>::attach(heap.clone());
+    let first = Producer::<u64, _, _>::attach(heap.clone(), NoPeers).unwrap();
+    let second = Producer::<u64, _, _>::attach(heap.clone(), NoPeers);
     assert_eq!(second.err(), Some(AttachError::RoleTaken));
     drop(first);
-    let third = Producer::<u64, _>::attach(heap.clone());
+    let third = Producer::<u64, _, _>::attach(heap.clone(), NoPeers);
     assert_eq!(third.err(), Some(AttachError::RoleTaken), "gone for good");
-    drop(Consumer::<u64, _>::attach(heap).unwrap());
+    drop(Consumer::<u64, _, _>::attach(heap, NoPeers).unwrap());
 }
 
 #[test]
 fn a_successor_goes_on_where_the_dead_stopped() {
     let heap = Heap::holding::<Ring<u64>>(4);
-    let mut producer = Producer::<u64, _>::attach(heap.clone()).unwrap();
-    let mut consumer = Consumer::<u64, _>::attach(heap.clone()).unwrap();
+    let mut producer = Producer::<u64, _, _>::attach(heap.clone(), NoPeers).unwrap();
+    let mut consumer = Consumer::<u64, _, _>::attach(heap.clone(), NoPeers).unwrap();
     producer.push(1).unwrap();
     producer.push(2).unwrap();
     assert_eq!(consumer.peek(), Ok(1));
@@ -162,8 +170,8 @@ fn a_successor_goes_on_where_the_dead_stopped() {
     // SAFETY: the former ends are forgotten.
     let (mut producer, mut consumer) = unsafe {
         (
-            Producer::<u64, _>::take_over(heap.clone()).unwrap(),
-            Consumer::<u64, _>::take_over(heap).unwrap(),
+            Producer::<u64, _, _>::take_over(heap.clone(), NoPeers).unwrap(),
+            Consumer::<u64, _, _>::take_over(heap, NoPeers).unwrap(),
         )
     };
     producer.push(3).unwrap();
@@ -175,9 +183,9 @@ fn a_successor_goes_on_where_the_dead_stopped() {
 #[test]
 fn another_message_type_is_refused() {
     let heap = Heap::holding::<Ring<u64>>(4);
-    let error = Producer::<i64, _>::attach(heap.clone()).unwrap_err();
+    let error = Producer::<i64, _, _>::attach(heap.clone(), NoPeers).unwrap_err();
     assert!(matches!(error, AttachError::Layout { .. }), "{error:?}");
-    let error = multiprocess_channel::bytes::Producer::attach(heap).unwrap_err();
+    let error = multiprocess_channel::bytes::Producer::attach(heap, NoPeers).unwrap_err();
     assert!(matches!(error, AttachError::Layout { .. }), "{error:?}");
 }
 
@@ -192,12 +200,12 @@ fn a_ring_that_lies_about_itself_is_refused() {
     let refused = |offset: usize, value: u64| {
         let heap = Heap::holding::<Ring<u64>>(4);
         scribble(&heap, offset, value);
-        Consumer::<u64, _>::attach(heap).unwrap_err()
+        Consumer::<u64, _, _>::attach(heap, NoPeers).unwrap_err()
     };
     assert_eq!(refused(0, 0), AttachError::BadMagic { found: 0 });
     assert!(matches!(
-        refused(8, 2),
-        AttachError::Version { found: 2, .. }
+        refused(8, 3),
+        AttachError::Version { found: 3, .. }
     ));
     for capacity in [0, 3, 5, u64::MAX, 1 << 41] {
         let error = refused(0x10, capacity);
@@ -217,13 +225,13 @@ fn a_ring_that_lies_about_itself_is_refused() {
 fn indices_of_a_hostile_peer_are_corrupt_and_nothing_worse() {
     for index in [5, 1 << 20, 1 << 62, 1 << 63] {
         let heap = Heap::holding::<Ring<u64>>(4);
-        let mut consumer = Consumer::<u64, _>::attach(heap.clone()).unwrap();
+        let mut consumer = Consumer::<u64, _, _>::attach(heap.clone(), NoPeers).unwrap();
         scribble(&heap, 0x80, index);
         assert_eq!(consumer.try_pop(), Err(TryRecvError::Corrupt));
         assert_eq!(consumer.pop(), Err(RecvError::Corrupt));
 
         let heap = Heap::holding::<Ring<u64>>(4);
-        let mut producer = Producer::<u64, _>::attach(heap.clone()).unwrap();
+        let mut producer = Producer::<u64, _, _>::attach(heap.clone(), NoPeers).unwrap();
         scribble(&heap, 0x100, index);
         assert_eq!(producer.try_push(1), Err(TrySendError::Corrupt(1)));
         assert_eq!(producer.push(1), Err(SendError::Corrupt(1)));

@@ -4,7 +4,7 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use multiprocess_channel::{RecvError, SendError, bytes, spsc};
+use multiprocess_channel::{NoPeers, RecvError, SendError, bytes, spsc};
 use multiprocess_core::{AttachError, Place};
 use multiprocess_shm::Segment;
 use multiprocess_testkit::child::{self, Child};
@@ -38,7 +38,7 @@ const COUNT: u64 = 200_000;
 fn a_stream_arrives_whole_and_in_order() {
     if child::role().is_some() {
         let segment = of_the_parent::<spsc::Ring<Message>>();
-        let mut producer = spsc::Producer::<Message>::attach(segment).unwrap();
+        let mut producer = spsc::Producer::<Message, _, _>::attach(segment, NoPeers).unwrap();
         for number in 0..COUNT {
             producer.push(message(number)).unwrap();
         }
@@ -50,7 +50,7 @@ fn a_stream_arrives_whole_and_in_order() {
         let fd = segment.as_fd().try_clone_to_owned().unwrap();
         let test = "a_stream_arrives_whole_and_in_order";
         let mut child = Child::run(test, "producer", &[fd.as_fd()]);
-        let mut consumer = spsc::Consumer::<Message>::attach(segment).unwrap();
+        let mut consumer = spsc::Consumer::<Message, _, _>::attach(segment, NoPeers).unwrap();
         for number in 0..COUNT {
             assert_eq!(number_of(&consumer.pop().unwrap()), number);
         }
@@ -70,7 +70,8 @@ fn record(number: u64, buffer: &mut Vec<u8>) {
 #[test]
 fn records_of_all_sizes_arrive_whole_and_in_order() {
     if child::role().is_some() {
-        let mut producer = bytes::Producer::attach(of_the_parent::<bytes::Ring>()).unwrap();
+        let mut producer =
+            bytes::Producer::attach(of_the_parent::<bytes::Ring>(), NoPeers).unwrap();
         let mut buffer = Vec::new();
         for number in 0..COUNT {
             record(number, &mut buffer);
@@ -84,7 +85,7 @@ fn records_of_all_sizes_arrive_whole_and_in_order() {
         let fd = segment.as_fd().try_clone_to_owned().unwrap();
         let test = "records_of_all_sizes_arrive_whole_and_in_order";
         let mut child = Child::run(test, "producer", &[fd.as_fd()]);
-        let mut consumer = bytes::Consumer::attach(segment).unwrap();
+        let mut consumer = bytes::Consumer::attach(segment, NoPeers).unwrap();
         let mut expected = Vec::new();
         for number in 0..COUNT {
             record(number, &mut expected);
@@ -104,7 +105,8 @@ fn producers_that_are_killed_anywhere_lose_and_double_nothing() {
     if child::role().is_some() {
         let segment = of_the_parent::<spsc::Ring<Message>>();
         // SAFETY: the parent has reaped the former producer.
-        let mut producer = unsafe { spsc::Producer::<Message>::take_over(segment) }.unwrap();
+        let mut producer =
+            unsafe { spsc::Producer::<Message, _, _>::take_over(segment, NoPeers) }.unwrap();
         // The ring began at 0 and one number goes with each index.
         loop {
             let next = producer.position();
@@ -114,9 +116,9 @@ fn producers_that_are_killed_anywhere_lose_and_double_nothing() {
     let _watchdog = Watchdog::seconds(120);
     let segment = Segment::create_place::<spsc::Ring<Message>>(&16).unwrap();
     let fd = segment.as_fd().try_clone_to_owned().unwrap();
-    let mut consumer = spsc::Consumer::<Message>::attach(segment).unwrap();
+    let mut consumer = spsc::Consumer::<Message, _, _>::attach(segment, NoPeers).unwrap();
     let first = Segment::attach_place::<spsc::Ring<Message>>(fd.try_clone().unwrap()).unwrap();
-    std::mem::forget(spsc::Producer::<Message>::attach(first.0).unwrap());
+    std::mem::forget(spsc::Producer::<Message, _, _>::attach(first.0, NoPeers).unwrap());
     let mut expected = 0;
     for round in 0..50 {
         let test = "producers_that_are_killed_anywhere_lose_and_double_nothing";
@@ -141,7 +143,7 @@ fn producers_that_are_killed_anywhere_lose_and_double_nothing() {
 #[test]
 fn a_role_is_taken_once_between_processes() {
     if child::role().is_some() {
-        let refused = bytes::Consumer::attach(of_the_parent::<bytes::Ring>());
+        let refused = bytes::Consumer::attach(of_the_parent::<bytes::Ring>(), NoPeers);
         assert!(
             matches!(refused, Err(AttachError::RoleTaken)),
             "{refused:?}"
@@ -151,7 +153,7 @@ fn a_role_is_taken_once_between_processes() {
     let _watchdog = Watchdog::seconds(60);
     let segment = Segment::create_place::<bytes::Ring>(&1024).unwrap();
     let fd = segment.as_fd().try_clone_to_owned().unwrap();
-    let _consumer = bytes::Consumer::attach(segment).unwrap();
+    let _consumer = bytes::Consumer::attach(segment, NoPeers).unwrap();
     let test = "a_role_is_taken_once_between_processes";
     assert!(Child::run(test, "second", &[fd.as_fd()]).wait().success());
 }
@@ -161,7 +163,7 @@ fn a_role_is_taken_once_between_processes() {
 fn a_stopped_consumer_is_waited_for() {
     if child::role().is_some() {
         let segment = of_the_parent::<spsc::Ring<Message>>();
-        let mut consumer = spsc::Consumer::<Message>::attach(segment).unwrap();
+        let mut consumer = spsc::Consumer::<Message, _, _>::attach(segment, NoPeers).unwrap();
         let mut expected = 0;
         while let Ok(message) = consumer.pop() {
             assert_eq!(number_of(&message), expected);
@@ -173,7 +175,7 @@ fn a_stopped_consumer_is_waited_for() {
     let _watchdog = Watchdog::seconds(60);
     let segment = Segment::create_place::<spsc::Ring<Message>>(&4).unwrap();
     let fd = segment.as_fd().try_clone_to_owned().unwrap();
-    let mut producer = spsc::Producer::<Message>::attach(segment).unwrap();
+    let mut producer = spsc::Producer::<Message, _, _>::attach(segment, NoPeers).unwrap();
     let mut child = Child::run(
         "a_stopped_consumer_is_waited_for",
         "consumer",

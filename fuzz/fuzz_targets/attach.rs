@@ -8,7 +8,7 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 
 use libfuzzer_sys::fuzz_target;
-use multiprocess_channel::{bytes, spsc};
+use multiprocess_channel::{NoPeers, bytes, spsc};
 use multiprocess_core::{LayoutHash, Memory};
 use multiprocess_shm::{Mapping, Segment, Shared};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
@@ -48,17 +48,17 @@ fuzz_target!(|bytes: &[u8]| {
     let good = with_good_header(bytes, LAYOUT);
     if let Ok(segment) = Segment::attach(file_of(&good), LAYOUT) {
         let region = segment.payload();
-        if let Ok(mut consumer) = spsc::Consumer::<u64, _>::attach(region) {
+        if let Ok(mut consumer) = spsc::Consumer::<u64, _, _>::attach(region, NoPeers) {
             for _ in 0..8 {
                 let _ = consumer.try_pop();
             }
         }
-        if let Ok(mut producer) = spsc::Producer::<u64, _>::attach(region) {
+        if let Ok(mut producer) = spsc::Producer::<u64, _, _>::attach(region, NoPeers) {
             for i in 0..8 {
                 let _ = producer.try_push(i);
             }
         }
-        if let Ok(mut consumer) = bytes::Consumer::attach(region) {
+        if let Ok(mut consumer) = bytes::Consumer::attach(region, NoPeers) {
             for _ in 0..8 {
                 if let Ok(record) = consumer.try_peek() {
                     std::hint::black_box(record.to_vec());
@@ -66,7 +66,7 @@ fuzz_target!(|bytes: &[u8]| {
                 }
             }
         }
-        if let Ok(mut producer) = bytes::Producer::attach(region) {
+        if let Ok(mut producer) = bytes::Producer::attach(region, NoPeers) {
             let _ = producer.try_push(b"fuzz");
         }
     }

@@ -41,7 +41,11 @@ fn scribble(region: Region<'_>, at: u16, value: u64) {
 
 fuzz_target!(|input: (bool, bool, Vec<[u8; 11]>)| {
     let (drops, one_step, steps) = input;
-    let orphans = if drops { Orphans::Drop } else { Orphans::Redeliver };
+    let orphans = if drops {
+        Orphans::Drop
+    } else {
+        Orphans::Redeliver
+    };
     let config = Config::new(8).endpoints(6).orphans(orphans);
     let segment = Segment::create_place::<Ring<[u64; 2]>>(&config).unwrap();
     let region = segment.region();

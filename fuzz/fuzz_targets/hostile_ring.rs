@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use multiprocess_channel::{bytes, spsc};
+use multiprocess_channel::{NoPeers, bytes, spsc};
 use multiprocess_core::{Memory, Place, Region};
 use multiprocess_shm::Segment;
 
@@ -24,34 +24,37 @@ fn scribble(region: Region<'_>, at: u16, value: u64) {
 fn typed(steps: &[[u8; 11]]) {
     let segment = Segment::create_place::<spsc::Ring<u64>>(&8).unwrap();
     let region = segment.region();
-    let mut producer = spsc::Producer::<u64, _>::attach(region).unwrap();
-    let mut consumer = spsc::Consumer::<u64, _>::attach(region).unwrap();
+    let mut producer = spsc::Producer::<u64, _, _>::attach(region, NoPeers).unwrap();
+    let mut consumer = spsc::Consumer::<u64, _, _>::attach(region, NoPeers).unwrap();
     for step in steps {
         let at = u16::from_le_bytes([step[1], step[2]]);
         let value = u64::from_le_bytes(step[3..11].try_into().unwrap());
-        match step[0] % 8 {
+        match step[0] % 10 {
             0 | 1 => scribble(region, at, value),
             2 => scribble(region, at, value % 32),
             3 => drop(producer.try_push(value)),
             4 => drop(consumer.try_pop()),
             5 => drop(consumer.peek()),
             6 => drop(consumer.release()),
+            7 => drop(producer.try_push_slice(&[value; 12][..usize::from(at % 12)])),
+            8 => drop(consumer.try_pop_slice(&mut [0; 12][..usize::from(at % 12)])),
             _ => drop(consumer.pop_timeout(Duration::from_nanos(1))),
         }
         std::hint::black_box((producer.len(), consumer.is_disconnected()));
     }
     let _ = <spsc::Ring<u64> as Place>::attach(region);
+    let _ = spsc::Ring::<u64>::statistics(region);
 }
 
 fn records(steps: &[[u8; 11]]) {
     let segment = Segment::create_place::<bytes::Ring>(&128).unwrap();
     let region = segment.region();
-    let mut producer = bytes::Producer::attach(region).unwrap();
-    let mut consumer = bytes::Consumer::attach(region).unwrap();
+    let mut producer = bytes::Producer::attach(region, NoPeers).unwrap();
+    let mut consumer = bytes::Consumer::attach(region, NoPeers).unwrap();
     for step in steps {
         let at = u16::from_le_bytes([step[1], step[2]]);
         let value = u64::from_le_bytes(step[3..11].try_into().unwrap());
-        match step[0] % 8 {
+        match step[0] % 10 {
             0 | 1 => scribble(region, at, value),
             2 => scribble(region, at, value % 256),
             3 => drop(producer.try_push(&value.to_le_bytes()[..(at % 9).into()])),
@@ -64,6 +67,17 @@ fn records(steps: &[[u8; 11]]) {
             }
             5 => drop(consumer.try_peek().map(|record| record.to_vec())),
             6 => drop(consumer.try_pop_into(&mut [0; 16])),
+            7 => {
+                let record = value.to_le_bytes();
+                drop(producer.try_push_all(&[&record[..usize::from(at % 9)]; 3]));
+            }
+            8 => {
+                if let Ok(records) = consumer.try_peek_all() {
+                    scribble(region, at, value);
+                    std::hint::black_box(records.iter().map(<[u8]>::len).sum::<usize>());
+                    records.release();
+                }
+            }
             _ => drop(
                 consumer
                     .peek_timeout(Duration::from_nanos(1))

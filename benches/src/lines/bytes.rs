@@ -9,6 +9,7 @@
 use std::hint::spin_loop;
 use std::time::Duration;
 
+use multiprocess_channel::NoPeers;
 use multiprocess_channel::bytes::{Consumer, Producer, Ring};
 use multiprocess_core::Place;
 
@@ -94,7 +95,7 @@ fn near<const LEN: usize, const RING: usize>(stage: &Stage) -> Measured {
     let region = stage.carve(Ring::layout(&(RING as u64))?);
     // SAFETY: the far process does not touch the ring before we have met.
     unsafe { Ring::init(region, &(RING as u64))? };
-    let mut consumer = Consumer::attach(region)?;
+    let mut consumer = Consumer::attach(region, NoPeers)?;
     stage.meet();
     let measured = drain::<LEN, RING>(|target| match consumer.try_peek() {
         Ok(record) => {
@@ -111,7 +112,7 @@ fn near<const LEN: usize, const RING: usize>(stage: &Stage) -> Measured {
 fn far<const LEN: usize, const RING: usize>(stage: &Stage) -> Result<(), Failure> {
     let region = stage.carve(Ring::layout(&(RING as u64))?);
     stage.meet();
-    let mut producer = Producer::attach(region)?;
+    let mut producer = Producer::attach(region, NoPeers)?;
     feed::<LEN>(stage, |source| match producer.try_reserve(LEN) {
         Ok(mut grant) => {
             grant.copy_from_slice(source);

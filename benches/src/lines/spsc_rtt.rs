@@ -6,6 +6,7 @@
 
 use std::hint::spin_loop;
 
+use multiprocess_channel::NoPeers;
 use multiprocess_channel::spsc::{Consumer, Producer, Ring};
 use multiprocess_core::{Place, Region};
 
@@ -31,8 +32,8 @@ const ROUNDS: usize = 256;
 /// Ends the far process.
 pub(super) const STOP: u64 = u64::MAX;
 
-type Sender<'a> = Producer<u64, Region<'a>>;
-type Receiver<'a> = Consumer<u64, Region<'a>>;
+type Sender<'a> = Producer<u64, Region<'a>, NoPeers>;
+type Receiver<'a> = Consumer<u64, Region<'a>, NoPeers>;
 
 /// The near ends of two rings, which are made here.
 pub(super) fn near_ends(stage: &Stage) -> Result<(Sender<'_>, Receiver<'_>), Failure> {
@@ -42,7 +43,10 @@ pub(super) fn near_ends(stage: &Stage) -> Result<(Sender<'_>, Receiver<'_>), Fai
         unsafe { Ring::<u64>::init(ring, &CAPACITY)? };
     }
     stage.meet();
-    let ends = (Producer::attach(there)?, Consumer::attach(back)?);
+    let ends = (
+        Producer::attach(there, NoPeers)?,
+        Consumer::attach(back, NoPeers)?,
+    );
     stage.meet();
     Ok(ends)
 }
@@ -51,7 +55,10 @@ pub(super) fn near_ends(stage: &Stage) -> Result<(Sender<'_>, Receiver<'_>), Fai
 pub(super) fn far_ends(stage: &Stage) -> Result<(Sender<'_>, Receiver<'_>), Failure> {
     let [there, back] = carve(stage)?;
     stage.meet();
-    let ends = (Producer::attach(back)?, Consumer::attach(there)?);
+    let ends = (
+        Producer::attach(back, NoPeers)?,
+        Consumer::attach(there, NoPeers)?,
+    );
     stage.meet();
     Ok(ends)
 }

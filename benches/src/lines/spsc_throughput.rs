@@ -4,11 +4,16 @@
 //! Both sides poll (`try_push`, `try_pop`, a pause after each failure) a ring of 1024, and
 //! run the same two loops below. The consumer stamps every 8192 messages, eight rings, so that
 //! draining a backlog bends a chunk by an eighth at most.
+//!
+//! `spsc/8B/batch32`: the same messages in batches of 32 (`try_push_slice`, `try_pop_slice`), against
+//! our own one by one. A batch is as large as what there is room for, or what is there: neither side
+//! waits for a whole one.
 
 use std::hint::spin_loop;
 use std::sync::Arc;
 use std::thread;
 
+use multiprocess_channel::NoPeers;
 use multiprocess_channel::spsc::{Consumer, Producer, Ring};
 use multiprocess_core::Place;
 use multiprocess_core::atomic::{AtomicU32, Ordering::Relaxed};
@@ -31,7 +36,20 @@ pub(crate) const LINE: Comparison = Comparison {
     peer: Contender::Alone(rtrb),
 };
 
+pub(crate) const BATCHES: Comparison = Comparison {
+    name: "spsc/8B/batch32",
+    unit: Unit::MillionsPerSecond,
+    bar: 1.8,
+    ours: Contender::Pair(Pair {
+        bytes: 1 << 16,
+        near: near_in_batches,
+        far: far_in_batches,
+    }),
+    peer: LINE.ours,
+};
+
 const CAPACITY: u64 = 1024;
+const BATCH: usize = 32;
 const CHUNK: usize = 8192;
 
 /// Sends 0, 1, 2, ... until `stopped`.
@@ -80,7 +98,7 @@ fn near(stage: &Stage) -> Measured {
     let region = stage.carve(Ring::<u64>::layout(&CAPACITY)?);
     // SAFETY: the far process does not touch the piece before we have met.
     unsafe { Ring::<u64>::init(region, &CAPACITY)? };
-    let mut consumer = Consumer::<u64, _>::attach(region)?;
+    let mut consumer = Consumer::<u64, _, _>::attach(region, NoPeers)?;
     stage.meet();
     let measured = drain(|| consumer.try_pop().ok());
     stage.stop();
@@ -90,12 +108,67 @@ fn near(stage: &Stage) -> Measured {
 fn far(stage: &Stage) -> Result<(), Failure> {
     let region = stage.carve(Ring::<u64>::layout(&CAPACITY)?);
     stage.meet();
-    let mut producer = Producer::<u64, _>::attach(region)?;
+    let mut producer = Producer::<u64, _, _>::attach(region, NoPeers)?;
     feed(
         |value| producer.try_push(value).is_ok(),
         || stage.is_stopped(),
     );
     Ok(())
+}
+
+fn near_in_batches(stage: &Stage) -> Measured {
+    let region = stage.carve(Ring::<u64>::layout(&CAPACITY)?);
+    // SAFETY: the far process does not touch the piece before we have met.
+    unsafe { Ring::<u64>::init(region, &CAPACITY)? };
+    let mut consumer = Consumer::<u64, _, _>::attach(region, NoPeers)?;
+    stage.meet();
+    let measured = drain_batches(|batch| consumer.try_pop_slice(batch).unwrap_or(0));
+    stage.stop();
+    measured
+}
+
+/// As [`drain`], from batches.
+#[inline(always)]
+fn drain_batches(mut pop: impl FnMut(&mut [u64]) -> usize) -> Measured {
+    let mut batch = [0; BATCH];
+    let (mut expected, mut wrong) = (0, 0);
+    let nanos = nanos_per_operation(SPAN, CHUNK, || {
+        let (mut next, mut differs) = (expected, 0);
+        let mut left = CHUNK;
+        while left > 0 {
+            let room = left.min(BATCH);
+            let came = pop(&mut batch[..room]);
+            if came == 0 {
+                spin_loop();
+            }
+            for value in &batch[..came] {
+                differs |= value ^ next;
+                next += 1;
+            }
+            left -= came;
+        }
+        expected = next;
+        wrong |= differs;
+    });
+    if wrong != 0 {
+        return Err("messages came out of order".into());
+    }
+    Ok(1000.0 / nanos)
+}
+
+fn far_in_batches(stage: &Stage) -> Result<(), Failure> {
+    let region = stage.carve(Ring::<u64>::layout(&CAPACITY)?);
+    stage.meet();
+    let mut producer = Producer::<u64, _, _>::attach(region, NoPeers)?;
+    let mut next = 0;
+    loop {
+        let batch: [u64; BATCH] = std::array::from_fn(|i| next + i as u64);
+        match producer.try_push_slice(&batch) {
+            Ok(sent) => next += sent as u64,
+            Err(_) if stage.is_stopped() => return Ok(()),
+            Err(_) => spin_loop(),
+        }
+    }
 }
 
 fn rtrb(cpus: Cpus) -> Measured {

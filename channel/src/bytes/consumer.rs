@@ -4,13 +4,13 @@ use core::cell::Cell;
 use core::fmt;
 use core::ops::Deref;
 
-use multiprocess_core::{AttachError, Deadline, Memory, Timeout};
-use multiprocess_shm::Segment;
+use multiprocess_core::atomic::Shadow;
+use multiprocess_core::{AttachError, Deadline, Memory, Peers, Timeout};
 
+use super::records::Records;
 use super::{HEADER, PADDING, Ring, read_header, record_size, shadow};
 use crate::endpoint::{Claim, ConsumerSide, Endpoint};
-use crate::waiter::GaveUp;
-use crate::{PopIntoError, RecvError, TryRecvError};
+use crate::{Home, PopIntoError, RecvError, Statistics, TryRecvError};
 
 /// Reads records from a byte ring. There is one per ring; dropping it disconnects.
 ///
@@ -39,7 +39,8 @@ use crate::{PopIntoError, RecvError, TryRecvError};
 /// # Crash safety
 ///
 /// Killed before it gives a record back: the record is still there. A wake that died with the
-/// consumer costs the producer at most 1 s. A successor [takes over](Self::take_over). Trust:
+/// consumer costs the producer at most 1 s, and one that waits is told at its inner bound. A successor
+/// [attaches](Self::attach), or [takes over](Self::take_over). Trust:
 /// *guarded*: every index and length is checked; a [`Record`] seen as a slice is *trusting*:
 /// it assumes that the producer does not write into it. [`try_pop_into`](Self::try_pop_into)
 /// copies and is *guarded* to the end.
@@ -47,30 +48,34 @@ use crate::{PopIntoError, RecvError, TryRecvError};
 /// # Fork
 ///
 /// A child that uses its parent's consumer makes two consumers of one: do not.
-pub struct Consumer<M: Memory = Segment> {
-    endpoint: Endpoint<ConsumerSide, M>,
+pub struct Consumer<M: Memory = Home, P: Peers = Home> {
+    endpoint: Endpoint<ConsumerSide, M, P>,
     capacity: u64,
     /// Our index: where the next record starts.
     head: u64,
     /// The producer's index as we last saw it; `head` itself once we must not read.
     tail: Cell<u64>,
+    /// Records ever given back.
+    records: u64,
 }
 
-// SAFETY: everything lies in the endpoint, which is Send if its memory is; `Cell` is Send.
-unsafe impl<M: Memory + Send> Send for Consumer<M> {}
+// SAFETY: everything lies in the endpoint, which is Send if its memory and peers are; `Cell` is Send.
+unsafe impl<M: Memory + Send, P: Peers + Send> Send for Consumer<M, P> {}
 
-impl<M: Memory> Consumer<M> {
-    /// Claims the free receiving end of the ring in `memory`.
+impl<M: Memory, P: Peers> Consumer<M, P> {
+    /// Claims the receiving end of the ring in `memory`, for a process that is `peers` to the other end:
+    /// if it is free, or its owner is attested dead, in which case it goes on where that one stopped. With
+    /// [`NoPeers`](crate::NoPeers) nobody is attested dead.
     ///
     /// # Errors
     ///
-    /// [`AttachError::RoleTaken`] if the ring has had a consumer; whatever is wrong with the
-    /// bytes.
-    pub fn attach(memory: M) -> Result<Self, AttachError> {
-        Self::claim(memory, &Claim::First)
+    /// [`AttachError::RoleTaken`] if the ring has a consumer, or had one that closed or went away in a
+    /// message; whatever is wrong with the bytes.
+    pub fn attach(memory: M, peers: P) -> Result<Self, AttachError> {
+        Self::claim(memory, peers, &Claim::Free)
     }
 
-    /// Becomes the consumer in place of one that died, at the first record it had not given
+    /// Becomes the consumer in place of one that died, or closed, at the first record it had not given
     /// back.
     ///
     /// # Errors
@@ -79,15 +84,16 @@ impl<M: Memory> Consumer<M> {
     ///
     /// # Safety
     ///
-    /// The kernel must have attested the former consumer's death (a readable pidfd, a reaped
-    /// child): stopped is not dead, and two consumers get each other's records.
-    pub unsafe fn take_over(memory: M) -> Result<Self, AttachError> {
-        Self::claim(memory, &Claim::Inherited)
+    /// The kernel must have attested the former consumer's death (a readable pidfd, a reaped child), or
+    /// it must have closed: stopped is not dead, and two consumers get each other's records.
+    pub unsafe fn take_over(memory: M, peers: P) -> Result<Self, AttachError> {
+        Self::claim(memory, peers, &Claim::Inherited)
     }
 
-    pub(crate) fn claim(memory: M, claim: &Claim) -> Result<Self, AttachError> {
-        let (endpoint, capacity, head) = Endpoint::attach(memory, &Ring::KIND, claim)?;
+    pub(crate) fn claim(memory: M, peers: P, claim: &Claim) -> Result<Self, AttachError> {
+        let (endpoint, capacity, head) = Endpoint::attach(memory, peers, &Ring::KIND, claim)?;
         Ok(Self {
+            records: endpoint.records(),
             endpoint,
             capacity,
             head,
@@ -101,7 +107,7 @@ impl<M: Memory> Consumer<M> {
     ///
     /// [`TryRecvError`].
     #[inline]
-    pub fn try_peek(&mut self) -> Result<Record<'_, M>, TryRecvError> {
+    pub fn try_peek(&mut self) -> Result<Record<'_, M, P>, TryRecvError> {
         let (start, len) = self.find_record()?;
         Ok(Record {
             consumer: self,
@@ -115,7 +121,7 @@ impl<M: Memory> Consumer<M> {
     /// # Errors
     ///
     /// [`RecvError`].
-    pub fn peek(&mut self) -> Result<Record<'_, M>, RecvError> {
+    pub fn peek(&mut self) -> Result<Record<'_, M, P>, RecvError> {
         self.peek_timeout(Timeout::Never)
     }
 
@@ -127,18 +133,70 @@ impl<M: Memory> Consumer<M> {
     pub fn peek_timeout(
         &mut self,
         timeout: impl Into<Timeout>,
-    ) -> Result<Record<'_, M>, RecvError> {
+    ) -> Result<Record<'_, M, P>, RecvError> {
         let (start, len) = match self.find_record() {
             Ok(found) => found,
-            Err(TryRecvError::Empty) => self.wait_for_record(timeout.into())?,
-            Err(TryRecvError::Disconnected) => return Err(RecvError::Disconnected),
-            Err(TryRecvError::Corrupt) => return Err(RecvError::Corrupt),
+            Err(TryRecvError::Empty) => self.wait_for(timeout.into(), Self::find_record)?,
+            Err(error) => return Err(error.into()),
         };
         Ok(Record {
             consumer: self,
             start,
             len,
         })
+    }
+
+    /// All records that are there, to be read one by one and given back together.
+    ///
+    /// # Errors
+    ///
+    /// [`TryRecvError`] if there is none.
+    pub fn try_peek_all(&mut self) -> Result<Records<'_, M, P>, TryRecvError> {
+        let (end, count) = self.find_all()?;
+        Ok(Records::new(self, end, count))
+    }
+
+    /// As [`try_peek_all`](Self::try_peek_all), waiting for a record as long as it takes.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvError`].
+    pub fn peek_all(&mut self) -> Result<Records<'_, M, P>, RecvError> {
+        self.peek_all_timeout(Timeout::Never)
+    }
+
+    /// As [`try_peek_all`](Self::try_peek_all), waiting for a record for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvError`].
+    pub fn peek_all_timeout(
+        &mut self,
+        timeout: impl Into<Timeout>,
+    ) -> Result<Records<'_, M, P>, RecvError> {
+        let (end, count) = self.wait_for(timeout.into(), Self::find_all)?;
+        Ok(Records::new(self, end, count))
+    }
+
+    /// Steps 6 and 7 for all that is there: where it ends, and how many records it is.
+    fn find_all(&mut self) -> Result<(u64, usize), TryRecvError> {
+        self.reload_tail(self.head)?;
+        let (end, mut at) = (self.tail.get(), self.head);
+        let (mut count, mut was_padding) = (0, false);
+        // Each header moves on by 8 bytes at least, and not past the end.
+        while at != end {
+            let (len, is_padding) = self.read_record(at, end)?;
+            if is_padding && was_padding {
+                return Err(TryRecvError::Corrupt);
+            }
+            at = at.wrapping_add(record_size(len as u64));
+            count += usize::from(!is_padding);
+            was_padding = is_padding;
+        }
+        if was_padding {
+            return Err(TryRecvError::Corrupt); // padding is published with the record behind it
+        }
+        Ok((end, count))
     }
 
     /// Copies the next record into `buffer` and gives it back; its length.
@@ -167,24 +225,31 @@ impl<M: Memory> Consumer<M> {
             if start == self.tail.get() {
                 self.reload_tail(start)?;
             }
-            // Not zero, a multiple of 8 and at most the capacity: `reload_tail` saw to it.
-            let there = self.tail.get().wrapping_sub(start);
-            let to_end = self.capacity - (start & (self.capacity - 1));
-            // SAFETY: attached with this capacity; `start` is a multiple of 8.
-            let (len, flags) = unsafe { read_header(&self.endpoint, self.capacity, start) };
-            let size = record_size(len);
-            if size > there || size > to_end || flags & !PADDING != 0 {
-                return Err(TryRecvError::Corrupt);
+            let (len, is_padding) = self.read_record(start, self.tail.get())?;
+            if !is_padding {
+                return Ok((start, len));
             }
-            if flags & PADDING == 0 {
-                return Ok((start, len as usize));
-            }
-            if size != to_end {
-                return Err(TryRecvError::Corrupt);
-            }
-            start = start.wrapping_add(size);
+            start = start.wrapping_add(record_size(len as u64));
         }
         Err(TryRecvError::Corrupt)
+    }
+
+    /// Step 7: the header at `start`, which is before `tail`: bytes of payload, and whether it is
+    /// padding.
+    #[inline]
+    pub(super) fn read_record(&self, start: u64, tail: u64) -> Result<(usize, bool), TryRecvError> {
+        // Not zero, a multiple of 8 and at most the capacity: `reload_tail` saw to it.
+        let there = tail.wrapping_sub(start);
+        let to_end = self.capacity - (start & (self.capacity - 1));
+        // SAFETY: attached with this capacity; `start` is a multiple of 8.
+        let (len, flags) = unsafe { read_header(&self.endpoint, self.capacity, start) };
+        let size = record_size(len);
+        let is_padding = flags & PADDING != 0;
+        let fits = size <= there && size <= to_end && flags & !PADDING == 0;
+        if !fits || (is_padding && size != to_end) {
+            return Err(TryRecvError::Corrupt);
+        }
+        Ok((len as usize, is_padding))
     }
 
     /// Step 6: reloads the producer's index and checks it.
@@ -208,25 +273,55 @@ impl<M: Memory> Consumer<M> {
                 TryRecvError::Empty
             });
         }
+        self.endpoint.own().note_level(tail.wrapping_sub(self.head));
         self.tail.set(tail);
         Ok(())
     }
 
+    /// The payload of the record at `start`.
+    ///
+    /// # Safety
+    ///
+    /// There must be one, of which [`read_record`](Self::read_record) said that it fits.
+    #[inline]
+    pub(super) unsafe fn payload(&self, start: u64) -> *const u8 {
+        let offset = (start & (self.capacity - 1)) + HEADER;
+        // SAFETY: header and payload lie inside the ring, by the caller's word.
+        unsafe { self.endpoint.body().add(offset as usize).as_ptr() }
+    }
+
+    /// Steps 8 and 9: gives back what lies before `end`, read from `start` on: so many records.
+    #[inline]
+    pub(super) fn give_back(&mut self, start: u64, end: u64, records: u64) {
+        let mut read = start;
+        while size_of::<Shadow>() > 0 && read != end {
+            let offset = read & (self.capacity - 1);
+            // SAFETY: attached with this capacity, below which the offset is; nothing but a mark in
+            // a model.
+            unsafe { shadow(&self.endpoint, self.capacity, offset) }.read();
+            read = read.wrapping_add(HEADER);
+        }
+        self.head = end;
+        // A producer that has gone needs no further look: what it sent is still read.
+        let _ = self.endpoint.publish(self.head);
+        self.records = self.records.wrapping_add(records);
+        self.endpoint.count_records(self.records);
+    }
+
     #[cold]
-    fn wait_for_record(&mut self, timeout: Timeout) -> Result<(u64, usize), RecvError> {
+    fn wait_for<R>(
+        &mut self,
+        timeout: Timeout,
+        look: impl Fn(&mut Self) -> Result<R, TryRecvError>,
+    ) -> Result<R, RecvError> {
         let deadline = Deadline::after(timeout);
         loop {
-            match self.find_record() {
+            match look(self) {
                 Ok(found) => return Ok(found),
                 Err(TryRecvError::Empty) => {}
-                Err(TryRecvError::Disconnected) => return Err(RecvError::Disconnected),
-                Err(TryRecvError::Corrupt) => return Err(RecvError::Corrupt),
+                Err(error) => return Err(error.into()),
             }
-            match self.endpoint.wait_for_peer(self.tail.get(), deadline) {
-                Ok(()) => {}
-                Err(GaveUp::Timeout) => return Err(RecvError::Timeout),
-                Err(GaveUp::System(errno)) => return Err(RecvError::System(errno)),
-            }
+            self.endpoint.wait_for_peer(self.tail.get(), deadline)?;
         }
     }
 
@@ -252,10 +347,10 @@ impl<M: Memory> Consumer<M> {
         self.len() == 0
     }
 
-    /// Whether the producer is gone; records may still be there. Its death by a kill is not
-    /// seen here.
+    /// Whether the producer is gone; records may still be there. By closing, or by the word
+    /// of our peers, which is a system call.
     pub fn is_disconnected(&self) -> bool {
-        self.endpoint.peer_is_gone() || !self.endpoint.is_open()
+        self.endpoint.peer_is_gone() || !self.endpoint.is_open() || self.endpoint.peer_is_dead()
     }
 
     /// Takes nothing more: the producer is disconnected. Idempotent; dropping does the same.
@@ -270,6 +365,11 @@ impl<M: Memory> Consumer<M> {
     /// [`HANDOFF_SPINS`](multiprocess_core::spin::HANDOFF_SPINS).
     pub fn set_spin_cap(&mut self, pauses: u32) {
         self.endpoint.set_spin_cap(pauses);
+    }
+
+    /// What has gone through the ring.
+    pub fn statistics(&self) -> Statistics {
+        Statistics::of(self.endpoint.control(), None)
     }
 
     /// What the ring lies in.
@@ -289,7 +389,7 @@ impl<M: Memory> Consumer<M> {
     }
 }
 
-impl<M: Memory> fmt::Debug for Consumer<M> {
+impl<M: Memory, P: Peers> fmt::Debug for Consumer<M, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("bytes::Consumer")
             .field("capacity", &self.capacity)
@@ -301,13 +401,13 @@ impl<M: Memory> fmt::Debug for Consumer<M> {
 /// A record in the ring. Read it, then [`release`](Self::release); dropping it leaves the
 /// record where it is, to be peeked again.
 #[must_use = "the record stays in the ring without release"]
-pub struct Record<'a, M: Memory = Segment> {
-    consumer: &'a mut Consumer<M>,
+pub struct Record<'a, M: Memory = Home, P: Peers = Home> {
+    consumer: &'a mut Consumer<M, P>,
     start: u64,
     len: usize,
 }
 
-impl<M: Memory> Record<'_, M> {
+impl<M: Memory, P: Peers> Record<'_, M, P> {
     /// Copies the record, of a length checked once, out of the peer's reach.
     ///
     /// # Panics
@@ -326,35 +426,18 @@ impl<M: Memory> Record<'_, M> {
     /// Steps 8 and 9: gives the room back to the producer.
     #[inline]
     pub fn release(self) {
-        let Consumer {
-            endpoint,
-            capacity,
-            head,
-            ..
-        } = self.consumer;
-        let size = record_size(self.len as u64);
-        // SAFETY: as in `find_record`; nothing but a mark in a model.
-        unsafe {
-            let offset = self.start & (*capacity - 1);
-            for unit in 1..size / HEADER {
-                shadow(endpoint, *capacity, offset + unit * HEADER).read();
-            }
-        }
-        *head = self.start.wrapping_add(size);
-        // A producer that has gone needs no further look: what it sent is still read.
-        let _ = endpoint.publish(*head);
+        let end = self.start.wrapping_add(record_size(self.len as u64));
+        self.consumer.give_back(self.start, end, 1);
     }
 
     #[inline]
     fn payload(&self) -> *const u8 {
-        let consumer = &*self.consumer;
-        let offset = (self.start & (consumer.capacity - 1)) + HEADER;
         // SAFETY: `find_record` checked that header and payload lie inside the ring.
-        unsafe { consumer.endpoint.body().add(offset as usize).as_ptr() }
+        unsafe { self.consumer.payload(self.start) }
     }
 }
 
-impl<M: Memory> Deref for Record<'_, M> {
+impl<M: Memory, P: Peers> Deref for Record<'_, M, P> {
     type Target = [u8];
 
     #[inline]
@@ -365,7 +448,7 @@ impl<M: Memory> Deref for Record<'_, M> {
     }
 }
 
-impl<M: Memory> fmt::Debug for Record<'_, M> {
+impl<M: Memory, P: Peers> fmt::Debug for Record<'_, M, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("bytes::Record")
             .field("len", &self.len)

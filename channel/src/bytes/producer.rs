@@ -4,13 +4,11 @@ use core::cell::Cell;
 use core::fmt;
 use core::ops::{Deref, DerefMut};
 
-use multiprocess_core::{AttachError, Deadline, Memory, Timeout};
-use multiprocess_shm::Segment;
+use multiprocess_core::{AttachError, Deadline, Memory, Peers, Timeout};
 
 use super::{HEADER, PADDING, Ring, record_size, shadow, write_header};
 use crate::endpoint::{Claim, Endpoint, ProducerSide};
-use crate::waiter::GaveUp;
-use crate::{ReserveError, TryReserveError};
+use crate::{Home, ReserveError, Statistics, TryReserveError};
 
 /// Writes records into a byte ring. There is one per ring; dropping it disconnects.
 ///
@@ -32,37 +30,41 @@ use crate::{ReserveError, TryReserveError};
 /// # Crash safety
 ///
 /// Killed before commit has published: nothing was sent. After: the record was sent. A wake
-/// that died with the producer costs the consumer at most 1 s. A successor
-/// [takes over](Self::take_over). Trust: *guarded*; a [`Grant`] is *trusting*: the slice
-/// assumes that the consumer does not write into it.
+/// that died with the producer costs the consumer at most 1 s, and one that waits is told at its inner
+/// bound. A successor [attaches](Self::attach), or [takes over](Self::take_over). Trust: *guarded*; a
+/// [`Grant`] is *trusting*: the slice assumes that the consumer does not write into it.
 ///
 /// # Fork
 ///
 /// A child that uses its parent's producer makes two producers of one: do not.
-pub struct Producer<M: Memory = Segment> {
-    endpoint: Endpoint<ProducerSide, M>,
+pub struct Producer<M: Memory = Home, P: Peers = Home> {
+    endpoint: Endpoint<ProducerSide, M, P>,
     capacity: u64,
     /// Our index: where the next record starts.
     tail: u64,
     /// The consumer's index as we last saw it; `tail - capacity` once we must not write.
     head: Cell<u64>,
+    /// Records ever sent.
+    records: u64,
 }
 
-// SAFETY: everything lies in the endpoint, which is Send if its memory is; `Cell` is Send.
-unsafe impl<M: Memory + Send> Send for Producer<M> {}
+// SAFETY: everything lies in the endpoint, which is Send if its memory and peers are; `Cell` is Send.
+unsafe impl<M: Memory + Send, P: Peers + Send> Send for Producer<M, P> {}
 
-impl<M: Memory> Producer<M> {
-    /// Claims the free sending end of the ring in `memory`.
+impl<M: Memory, P: Peers> Producer<M, P> {
+    /// Claims the sending end of the ring in `memory`, for a process that is `peers` to the other end:
+    /// if it is free, or its owner is attested dead, in which case it goes on where that one stopped. With
+    /// [`NoPeers`](crate::NoPeers) nobody is attested dead.
     ///
     /// # Errors
     ///
-    /// [`AttachError::RoleTaken`] if the ring has had a producer; whatever is wrong with the
-    /// bytes.
-    pub fn attach(memory: M) -> Result<Self, AttachError> {
-        Self::claim(memory, &Claim::First)
+    /// [`AttachError::RoleTaken`] if the ring has a producer, or had one that closed or went away in a
+    /// message; whatever is wrong with the bytes.
+    pub fn attach(memory: M, peers: P) -> Result<Self, AttachError> {
+        Self::claim(memory, peers, &Claim::Free)
     }
 
-    /// Becomes the producer in place of one that died.
+    /// Becomes the producer in place of one that died, or closed.
     ///
     /// # Errors
     ///
@@ -70,15 +72,16 @@ impl<M: Memory> Producer<M> {
     ///
     /// # Safety
     ///
-    /// The kernel must have attested the former producer's death (a readable pidfd, a reaped
-    /// child): stopped is not dead, and two producers tear each other's records.
-    pub unsafe fn take_over(memory: M) -> Result<Self, AttachError> {
-        Self::claim(memory, &Claim::Inherited)
+    /// The kernel must have attested the former producer's death (a readable pidfd, a reaped child), or
+    /// it must have closed: stopped is not dead, and two producers tear each other's records.
+    pub unsafe fn take_over(memory: M, peers: P) -> Result<Self, AttachError> {
+        Self::claim(memory, peers, &Claim::Inherited)
     }
 
-    pub(crate) fn claim(memory: M, claim: &Claim) -> Result<Self, AttachError> {
-        let (endpoint, capacity, tail) = Endpoint::attach(memory, &Ring::KIND, claim)?;
+    pub(crate) fn claim(memory: M, peers: P, claim: &Claim) -> Result<Self, AttachError> {
+        let (endpoint, capacity, tail) = Endpoint::attach(memory, peers, &Ring::KIND, claim)?;
         Ok(Self {
+            records: endpoint.records(),
             endpoint,
             capacity,
             tail,
@@ -98,7 +101,7 @@ impl<M: Memory> Producer<M> {
     ///
     /// [`TryReserveError`].
     #[inline]
-    pub fn try_reserve(&mut self, len: usize) -> Result<Grant<'_, M>, TryReserveError> {
+    pub fn try_reserve(&mut self, len: usize) -> Result<Grant<'_, M, P>, TryReserveError> {
         let skip = self.find_room(len)?;
         Ok(self.grant(len, skip))
     }
@@ -108,7 +111,7 @@ impl<M: Memory> Producer<M> {
     /// # Errors
     ///
     /// [`ReserveError`].
-    pub fn reserve(&mut self, len: usize) -> Result<Grant<'_, M>, ReserveError> {
+    pub fn reserve(&mut self, len: usize) -> Result<Grant<'_, M, P>, ReserveError> {
         self.reserve_timeout(len, Timeout::Never)
     }
 
@@ -121,7 +124,7 @@ impl<M: Memory> Producer<M> {
         &mut self,
         len: usize,
         timeout: impl Into<Timeout>,
-    ) -> Result<Grant<'_, M>, ReserveError> {
+    ) -> Result<Grant<'_, M, P>, ReserveError> {
         let skip = match self.find_room(len) {
             Ok(skip) => skip,
             Err(TryReserveError::Full) => self.wait_for_room(len, timeout.into())?,
@@ -167,6 +170,45 @@ impl<M: Memory> Producer<M> {
         Ok(())
     }
 
+    /// Sends copies of the first of `records`, as many as there is room for; how many. One store and
+    /// one look at the consumer's doorbell for all of them.
+    ///
+    /// # Errors
+    ///
+    /// [`TryReserveError`] of the first, if none was sent.
+    ///
+    /// # Crash safety
+    ///
+    /// Killed at any moment, it has sent all that it would have returned, or none.
+    pub fn try_push_all(&mut self, records: &[&[u8]]) -> Result<usize, TryReserveError> {
+        let mut sent = 0;
+        for record in records {
+            match self.try_reserve(record.len()) {
+                Ok(mut grant) => {
+                    grant.copy_from_slice(record);
+                    grant.seal(record.len());
+                }
+                Err(error) if sent == 0 => return Err(error),
+                Err(_) => break,
+            }
+            sent += 1;
+        }
+        if sent > 0 {
+            self.publish(sent as u64);
+        }
+        Ok(sent)
+    }
+
+    /// Steps 4 and 5, for `records` sealed records.
+    #[inline]
+    fn publish(&mut self, records: u64) {
+        if self.endpoint.publish(self.tail) {
+            self.forget_room(); // the consumer has closed: find out in `reload_head`
+        }
+        self.records = self.records.wrapping_add(records);
+        self.endpoint.count_records(self.records);
+    }
+
     /// Bytes to skip (padding to the end of the ring, or 0) before a record of `len` bytes.
     fn find_room(&mut self, len: usize) -> Result<u64, TryReserveError> {
         if len > self.max_len() {
@@ -203,6 +245,7 @@ impl<M: Memory> Producer<M> {
         if self.tail.wrapping_sub(head) > self.capacity || !head.is_multiple_of(HEADER) {
             return Err(TryReserveError::Corrupt);
         }
+        self.endpoint.own().note_level(self.tail.wrapping_sub(head));
         self.head.set(head);
         if need > self.room() {
             return Err(TryReserveError::Full);
@@ -219,17 +262,13 @@ impl<M: Memory> Producer<M> {
                 Err(TryReserveError::Full) => {}
                 Err(error) => return Err(final_error(error)),
             }
-            match self.endpoint.wait_for_peer(self.head.get(), deadline) {
-                Ok(()) => {}
-                Err(GaveUp::Timeout) => return Err(ReserveError::Timeout),
-                Err(GaveUp::System(errno)) => return Err(ReserveError::System(errno)),
-            }
+            self.endpoint.wait_for_peer(self.head.get(), deadline)?;
         }
     }
 
     /// Step 2.
     #[inline]
-    fn grant(&mut self, len: usize, skip: u64) -> Grant<'_, M> {
+    fn grant(&mut self, len: usize, skip: u64) -> Grant<'_, M, P> {
         let start = self.tail.wrapping_add(skip);
         if skip > 0 {
             // SAFETY: `find_room` found `skip` free bytes at `tail`, in the ring this endpoint
@@ -273,9 +312,9 @@ impl<M: Memory> Producer<M> {
         self.len() == 0
     }
 
-    /// Whether the consumer is gone. Its death by a kill is not seen here.
+    /// Whether the consumer is gone: by closing, or by the word of our peers, which is a system call.
     pub fn is_disconnected(&self) -> bool {
-        self.endpoint.peer_is_gone() || !self.endpoint.is_open()
+        self.endpoint.peer_is_gone() || !self.endpoint.is_open() || self.endpoint.peer_is_dead()
     }
 
     /// Ends the stream: the consumer reads what is there, then is disconnected. Idempotent;
@@ -295,6 +334,11 @@ impl<M: Memory> Producer<M> {
     /// [`HANDOFF_SPINS`](multiprocess_core::spin::HANDOFF_SPINS).
     pub fn set_spin_cap(&mut self, pauses: u32) {
         self.endpoint.set_spin_cap(pauses);
+    }
+
+    /// What has gone through the ring.
+    pub fn statistics(&self) -> Statistics {
+        Statistics::of(self.endpoint.control(), None)
     }
 
     /// What the ring lies in.
@@ -322,7 +366,7 @@ fn final_error(error: TryReserveError) -> ReserveError {
     }
 }
 
-impl<M: Memory> fmt::Debug for Producer<M> {
+impl<M: Memory, P: Peers> fmt::Debug for Producer<M, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("bytes::Producer")
             .field("capacity", &self.capacity)
@@ -336,27 +380,34 @@ impl<M: Memory> fmt::Debug for Producer<M> {
 ///
 /// The bytes start out as whatever an earlier record left there.
 #[must_use = "nothing is sent without commit"]
-pub struct Grant<'a, M: Memory = Segment> {
-    producer: &'a mut Producer<M>,
+pub struct Grant<'a, M: Memory = Home, P: Peers = Home> {
+    producer: &'a mut Producer<M, P>,
     start: u64,
     len: usize,
 }
 
-impl<M: Memory> Grant<'_, M> {
+impl<M: Memory, P: Peers> Grant<'_, M, P> {
     /// Steps 3 to 5: sends the first `len` bytes; less than was reserved is fine.
     ///
     /// # Panics
     ///
     /// If `len` is more than was reserved.
     #[inline]
-    pub fn commit(self, len: usize) {
+    pub fn commit(mut self, len: usize) {
+        self.seal(len);
+        self.producer.publish(1);
+    }
+
+    /// Step 3: the record is whole, and not published.
+    #[inline]
+    fn seal(&mut self, len: usize) {
         assert!(len <= self.len, "commit of more bytes than were reserved");
         let Producer {
             endpoint,
             capacity,
             tail,
-            head,
-        } = self.producer;
+            ..
+        } = &mut *self.producer;
         let size = record_size(len as u64);
         // SAFETY: `find_room` found room for the record at `start`, in the ring this endpoint
         // was attached to with this capacity.
@@ -368,10 +419,6 @@ impl<M: Memory> Grant<'_, M> {
             }
         }
         *tail = self.start.wrapping_add(size);
-        if endpoint.publish(*tail) {
-            // The consumer has closed: find out in `reload_head`.
-            head.set(tail.wrapping_sub(*capacity));
-        }
     }
 
     #[inline]
@@ -384,7 +431,7 @@ impl<M: Memory> Grant<'_, M> {
     }
 }
 
-impl<M: Memory> Deref for Grant<'_, M> {
+impl<M: Memory, P: Peers> Deref for Grant<'_, M, P> {
     type Target = [u8];
 
     #[inline]
@@ -396,7 +443,7 @@ impl<M: Memory> Deref for Grant<'_, M> {
     }
 }
 
-impl<M: Memory> DerefMut for Grant<'_, M> {
+impl<M: Memory, P: Peers> DerefMut for Grant<'_, M, P> {
     #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `deref`; the grant is the only handle on this room.
@@ -404,7 +451,7 @@ impl<M: Memory> DerefMut for Grant<'_, M> {
     }
 }
 
-impl<M: Memory> fmt::Debug for Grant<'_, M> {
+impl<M: Memory, P: Peers> fmt::Debug for Grant<'_, M, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("bytes::Grant")
             .field("len", &self.len)

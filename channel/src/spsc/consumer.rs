@@ -4,13 +4,11 @@ use core::cell::Cell;
 use core::fmt;
 use core::ptr::NonNull;
 
-use multiprocess_core::{AttachError, Deadline, Memory, Timeout};
-use multiprocess_shm::Segment;
+use multiprocess_core::{AttachError, Deadline, Memory, Peers, Timeout};
 
 use super::{Message, Ring, Slot};
 use crate::endpoint::{Claim, ConsumerSide, Endpoint};
-use crate::waiter::GaveUp;
-use crate::{RecvError, TryRecvError};
+use crate::{Home, RecvError, Statistics, TryRecvError};
 
 /// Receives messages from a ring. There is one per ring; dropping it disconnects.
 ///
@@ -42,15 +40,15 @@ use crate::{RecvError, TryRecvError};
 /// # Crash safety
 ///
 /// Killed before it gives a slot back: the message is still there. The producer is never
-/// blocked, except that a full ring stays full; a wake that died with the consumer costs the
-/// producer at most 1 s. A successor [takes over](Self::take_over). Trust: *guarded*; a
-/// hostile producer can send any bytes.
+/// told of the death when it waits, at its inner bound; a wake that died with the consumer costs it
+/// at most 1 s. A successor [attaches](Self::attach), or [takes over](Self::take_over). Trust:
+/// *guarded*; a hostile producer can send any bytes.
 ///
 /// # Fork
 ///
 /// A child that uses its parent's consumer makes two consumers of one: do not.
-pub struct Consumer<T, M: Memory = Segment> {
-    endpoint: Endpoint<ConsumerSide, M>,
+pub struct Consumer<T, M: Memory = Home, P: Peers = Home> {
+    endpoint: Endpoint<ConsumerSide, M, P>,
     slots: NonNull<Slot<T>>,
     capacity: u64,
     /// Our index: the next message to be read.
@@ -64,20 +62,22 @@ pub struct Consumer<T, M: Memory = Segment> {
 }
 
 // SAFETY: the slots lie in the endpoint's memory, which moves along; messages are plain data.
-unsafe impl<T: Message, M: Memory + Send> Send for Consumer<T, M> {}
+unsafe impl<T: Message, M: Memory + Send, P: Peers + Send> Send for Consumer<T, M, P> {}
 
-impl<T: Message, M: Memory> Consumer<T, M> {
-    /// Claims the free receiving end of the ring in `memory`.
+impl<T: Message, M: Memory, P: Peers> Consumer<T, M, P> {
+    /// Claims the receiving end of the ring in `memory`, for a process that is `peers` to the other end:
+    /// if it is free, or its owner is attested dead, in which case it goes on where that one stopped. With
+    /// [`NoPeers`](crate::NoPeers) nobody is attested dead.
     ///
     /// # Errors
     ///
-    /// [`AttachError::RoleTaken`] if the ring has had a consumer; whatever is wrong with the
-    /// bytes.
-    pub fn attach(memory: M) -> Result<Self, AttachError> {
-        Self::claim(memory, &Claim::First)
+    /// [`AttachError::RoleTaken`] if the ring has a consumer, or had one that closed or went away in a
+    /// message; whatever is wrong with the bytes.
+    pub fn attach(memory: M, peers: P) -> Result<Self, AttachError> {
+        Self::claim(memory, peers, &Claim::Free)
     }
 
-    /// Becomes the consumer in place of one that died, at the first message it had not given
+    /// Becomes the consumer in place of one that died, or closed, at the first message it had not given
     /// back.
     ///
     /// # Errors
@@ -86,14 +86,14 @@ impl<T: Message, M: Memory> Consumer<T, M> {
     ///
     /// # Safety
     ///
-    /// The kernel must have attested the former consumer's death (a readable pidfd, a reaped
-    /// child): stopped is not dead, and two consumers get each other's messages.
-    pub unsafe fn take_over(memory: M) -> Result<Self, AttachError> {
-        Self::claim(memory, &Claim::Inherited)
+    /// The kernel must have attested the former consumer's death (a readable pidfd, a reaped child), or
+    /// it must have closed: stopped is not dead, and two consumers get each other's messages.
+    pub unsafe fn take_over(memory: M, peers: P) -> Result<Self, AttachError> {
+        Self::claim(memory, peers, &Claim::Inherited)
     }
 
-    pub(crate) fn claim(memory: M, claim: &Claim) -> Result<Self, AttachError> {
-        let (endpoint, capacity, head) = Endpoint::attach(memory, &Ring::<T>::KIND, claim)?;
+    pub(crate) fn claim(memory: M, peers: P, claim: &Claim) -> Result<Self, AttachError> {
+        let (endpoint, capacity, head) = Endpoint::attach(memory, peers, &Ring::<T>::KIND, claim)?;
         Ok(Self {
             slots: endpoint.body().cast(),
             endpoint,
@@ -155,6 +155,91 @@ impl<T: Message, M: Memory> Consumer<T, M> {
         Ok(value)
     }
 
+    /// Takes messages into the start of `target`, as many as we know to be there; how many. One store
+    /// and one look at the producer's doorbell for all of them.
+    ///
+    /// # Errors
+    ///
+    /// [`TryRecvError`] if there was none.
+    ///
+    /// # Crash safety
+    ///
+    /// At most once, as [`pop`](Self::pop): killed at any moment, it has taken all that it would have
+    /// returned, or none.
+    pub fn try_pop_slice(&mut self, target: &mut [T]) -> Result<usize, TryRecvError> {
+        if self.head == self.limit.get() && !target.is_empty() {
+            self.look()?;
+        }
+        Ok(self.read_slice(target))
+    }
+
+    /// As [`try_pop_slice`](Self::try_pop_slice), waiting for the first message as long as it takes.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvError`].
+    pub fn pop_slice(&mut self, target: &mut [T]) -> Result<usize, RecvError> {
+        self.pop_slice_timeout(target, Timeout::Never)
+    }
+
+    /// As [`try_pop_slice`](Self::try_pop_slice), waiting for the first message for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvError`].
+    pub fn pop_slice_timeout(
+        &mut self,
+        target: &mut [T],
+        timeout: impl Into<Timeout>,
+    ) -> Result<usize, RecvError> {
+        if self.head == self.limit.get() && !target.is_empty() {
+            self.wait_for_message(timeout.into())?;
+        }
+        Ok(self.read_slice(target))
+    }
+
+    /// Steps 6 to 8 for as many messages as `target` has room for and we know of.
+    #[inline]
+    fn read_slice(&mut self, target: &mut [T]) -> usize {
+        let there = self.limit.get().wrapping_sub(self.head);
+        let count = there.min(target.len() as u64);
+        if count == 0 {
+            return 0;
+        }
+        let start = self.head & (self.capacity - 1);
+        let to_end = (self.capacity - start).min(count);
+        let (target, _) = target.split_at_mut(count as usize);
+        let (first, wrapped) = target.split_at_mut(to_end as usize);
+        self.read_run(start as usize, first);
+        self.read_run(0, wrapped);
+        self.head = self.head.wrapping_add(count);
+        self.give_back();
+        target.len()
+    }
+
+    /// Step 6 for slots `from` and on. Only called for published ones that do not reach past the
+    /// ring's end.
+    #[inline(always)]
+    fn read_run(&self, from: usize, target: &mut [T]) {
+        for (offset, place) in target.iter_mut().enumerate() {
+            // SAFETY: the caller vouches that `from + offset < capacity`, for which the region was
+            // checked at attach.
+            let slot = unsafe { self.slots.add(from + offset).as_ref() };
+            // SAFETY: as in `read`.
+            *place = slot.with(|slot| unsafe { slot.read().assume_init() });
+        }
+    }
+
+    /// The messages that are there, until none is.
+    pub fn drain(&mut self) -> impl Iterator<Item = T> + '_ {
+        core::iter::from_fn(|| self.try_pop().ok())
+    }
+
+    /// Messages as they come, until the producer is gone. An error of another kind ends it, too.
+    pub fn iter(&mut self) -> impl Iterator<Item = T> + '_ {
+        core::iter::from_fn(|| self.pop().ok())
+    }
+
     /// Copies the next message and leaves it in the ring.
     ///
     /// # Errors
@@ -213,6 +298,11 @@ impl<T: Message, M: Memory> Consumer<T, M> {
     #[inline]
     fn advance(&mut self) {
         self.head = self.head.wrapping_add(1);
+        self.give_back();
+    }
+
+    #[inline]
+    fn give_back(&mut self) {
         // A producer that has gone needs no further look: what it sent is still read.
         let _ = self.endpoint.publish(self.head);
         if !self.endpoint.is_light() {
@@ -250,6 +340,7 @@ impl<T: Message, M: Memory> Consumer<T, M> {
         if there > self.capacity {
             return Err(TryRecvError::Corrupt);
         }
+        self.endpoint.own().note_level(there);
         self.limit.set(tail);
         if self.endpoint.is_light() {
             self.light_limit.set(tail);
@@ -268,11 +359,7 @@ impl<T: Message, M: Memory> Consumer<T, M> {
                 Err(TryRecvError::Empty) => {}
             }
             // Empty means that tail was head.
-            match self.endpoint.wait_for_peer(self.head, deadline) {
-                Ok(()) => {}
-                Err(GaveUp::Timeout) => return Err(RecvError::Timeout),
-                Err(GaveUp::System(errno)) => return Err(RecvError::System(errno)),
-            }
+            self.endpoint.wait_for_peer(self.head, deadline)?;
         }
     }
 
@@ -297,10 +384,10 @@ impl<T: Message, M: Memory> Consumer<T, M> {
         self.len() == 0
     }
 
-    /// Whether the producer is gone; messages may still be there. Its death by a kill is not
-    /// seen here.
+    /// Whether the producer is gone; messages may still be there. By closing, or by the word
+    /// of our peers, which is a system call.
     pub fn is_disconnected(&self) -> bool {
-        self.endpoint.peer_is_gone() || !self.endpoint.is_open()
+        self.endpoint.peer_is_gone() || !self.endpoint.is_open() || self.endpoint.peer_is_dead()
     }
 
     /// Takes nothing more: the producer is disconnected. Idempotent; dropping does the same.
@@ -322,6 +409,11 @@ impl<T: Message, M: Memory> Consumer<T, M> {
         self.endpoint.set_spin_cap(pauses);
     }
 
+    /// What has gone through the ring.
+    pub fn statistics(&self) -> Statistics {
+        Statistics::of(self.endpoint.control(), Some(size_of::<T>() as u64))
+    }
+
     /// What the ring lies in.
     pub fn memory(&self) -> &M {
         self.endpoint.memory()
@@ -339,7 +431,7 @@ impl<T: Message, M: Memory> Consumer<T, M> {
     }
 }
 
-impl<T, M: Memory> fmt::Debug for Consumer<T, M> {
+impl<T, M: Memory, P: Peers> fmt::Debug for Consumer<T, M, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("spsc::Consumer")
             .field("capacity", &self.capacity)

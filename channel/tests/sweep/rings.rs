@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use multiprocess_channel::{RecvError, TryRecvError, bytes, spsc};
+use multiprocess_channel::{NoPeers, RecvError, TryRecvError, bytes, spsc};
 use multiprocess_core::{Place, Region};
 
 /// A message of eight words, all made from its number, so that a torn one shows.
@@ -84,9 +84,9 @@ impl Ring for Spsc {
     fn producer<'a>(region: Region<'a>, successor: bool) -> impl Producer + 'a {
         let mut end = if successor {
             // SAFETY: the harness has killed and reaped the former one.
-            unsafe { spsc::Producer::<Slot, _>::take_over(region).unwrap() }
+            unsafe { spsc::Producer::<Slot, _, _>::take_over(region, NoPeers).unwrap() }
         } else {
-            spsc::Producer::attach(region).unwrap()
+            spsc::Producer::attach(region, NoPeers).unwrap()
         };
         end.set_spin_cap(0);
         end
@@ -95,16 +95,16 @@ impl Ring for Spsc {
     fn consumer<'a>(region: Region<'a>, successor: bool) -> impl Consumer + 'a {
         let mut end = if successor {
             // SAFETY: as above.
-            unsafe { spsc::Consumer::<Slot, _>::take_over(region).unwrap() }
+            unsafe { spsc::Consumer::<Slot, _, _>::take_over(region, NoPeers).unwrap() }
         } else {
-            spsc::Consumer::attach(region).unwrap()
+            spsc::Consumer::attach(region, NoPeers).unwrap()
         };
         end.set_spin_cap(0);
         end
     }
 }
 
-impl Producer for spsc::Producer<Slot, Region<'_>> {
+impl Producer for spsc::Producer<Slot, Region<'_>, NoPeers> {
     #[inline(always)]
     fn try_push(&mut self, number: u64) -> bool {
         spsc::Producer::try_push(self, fill(number)).is_ok()
@@ -118,7 +118,7 @@ impl Producer for spsc::Producer<Slot, Region<'_>> {
     }
 }
 
-impl Consumer for spsc::Consumer<Slot, Region<'_>> {
+impl Consumer for spsc::Consumer<Slot, Region<'_>, NoPeers> {
     #[inline(always)]
     fn take(
         &mut self,
@@ -195,9 +195,9 @@ impl Ring for Bytes {
     fn producer<'a>(region: Region<'a>, successor: bool) -> impl Producer + 'a {
         let mut end = if successor {
             // SAFETY: the harness has killed and reaped the former one.
-            unsafe { bytes::Producer::take_over(region).unwrap() }
+            unsafe { bytes::Producer::take_over(region, NoPeers).unwrap() }
         } else {
-            bytes::Producer::attach(region).unwrap()
+            bytes::Producer::attach(region, NoPeers).unwrap()
         };
         end.set_spin_cap(0);
         end
@@ -206,16 +206,16 @@ impl Ring for Bytes {
     fn consumer<'a>(region: Region<'a>, successor: bool) -> impl Consumer + 'a {
         let mut end = if successor {
             // SAFETY: as above.
-            unsafe { bytes::Consumer::take_over(region).unwrap() }
+            unsafe { bytes::Consumer::take_over(region, NoPeers).unwrap() }
         } else {
-            bytes::Consumer::attach(region).unwrap()
+            bytes::Consumer::attach(region, NoPeers).unwrap()
         };
         end.set_spin_cap(0);
         end
     }
 }
 
-impl Producer for bytes::Producer<Region<'_>> {
+impl Producer for bytes::Producer<Region<'_>, NoPeers> {
     #[inline(always)]
     fn try_push(&mut self, number: u64) -> bool {
         bytes::Producer::try_push(self, &record(number)).is_ok()
@@ -229,7 +229,7 @@ impl Producer for bytes::Producer<Region<'_>> {
     }
 }
 
-impl Consumer for bytes::Consumer<Region<'_>> {
+impl Consumer for bytes::Consumer<Region<'_>, NoPeers> {
     #[inline(always)]
     fn take(
         &mut self,

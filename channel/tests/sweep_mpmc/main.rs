@@ -6,6 +6,8 @@
 //! leaves last and is killed before it says so.
 #![cfg(all(not(loom), target_os = "linux"))]
 
+#[path = "../common/in_run.rs"]
+mod in_run;
 mod judge;
 
 use std::mem::forget;
@@ -13,9 +15,10 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use in_run::{InRun, LongDead, peers};
 use multiprocess_channel::TrySendError;
 use multiprocess_channel::mpmc::{Config as Shape, Receiver, Ring, Sender};
-use multiprocess_core::{ParticipantId, Peers, Place, Region};
+use multiprocess_core::{Place, Region};
 use multiprocess_testkit::watchdog::Watchdog;
 use multiprocess_testkit::{Config, Control, Env, Mode, Operation, Outcome, Role, Subject, sweep};
 
@@ -39,75 +42,10 @@ const VICTIM: usize = 0;
 const RIVAL: usize = 1;
 const HELPER: usize = 2;
 
-struct InRun<'a> {
-    role: Role,
-    control: &'a Control,
-}
-
-fn id(role: Role) -> ParticipantId {
-    ParticipantId::new(role as u16, 1)
-}
-
-/// Dead since before the run began.
-const LONG_DEAD: ParticipantId = ParticipantId::new(77, 1);
-
-// SAFETY: dead is only who the harness has killed: a recoverer is, once a second one runs.
-unsafe impl Peers for InRun<'_> {
-    fn me(&self) -> ParticipantId {
-        id(self.role)
-    }
-    fn is_dead(&self, participant: ParticipantId) -> bool {
-        let of = |roles: &[Role]| roles.iter().any(|role| participant == id(*role));
-        let before_us = match self.role {
-            Role::Checker => of(&[
-                Role::Rival,
-                Role::Helper,
-                Role::Recoverer,
-                Role::SecondRecoverer,
-            ]),
-            Role::SecondRecoverer => of(&[Role::Recoverer]),
-            _ => false,
-        };
-        let victim = participant == id(Role::Victim) && self.control.victim_is_dead();
-        participant == LONG_DEAD || victim || before_us
-    }
-    fn table(&self) -> u32 {
-        1
-    }
-    fn share_pid_namespace(&self) -> bool {
-        true
-    }
-}
-
-struct LongDead;
-
-// SAFETY: it is the id of nobody.
-unsafe impl Peers for LongDead {
-    fn me(&self) -> ParticipantId {
-        LONG_DEAD
-    }
-    fn is_dead(&self, _: ParticipantId) -> bool {
-        false
-    }
-    fn table(&self) -> u32 {
-        1
-    }
-    fn share_pid_namespace(&self) -> bool {
-        true
-    }
-}
-
 fn region<'a>(env: &Env<'a>) -> Region<'a> {
     let size = Ring::<u64>::layout(&SHAPE).unwrap().size();
     // SAFETY: as large as `size` says, mapped as long as the run lasts, accessed through rings only.
     unsafe { Region::new(NonNull::new(env.segment).unwrap(), size) }
-}
-
-fn peers<'a>(env: &Env<'a>) -> InRun<'a> {
-    InRun {
-        role: env.role,
-        control: env.control,
-    }
 }
 
 fn sender<'a>(env: &Env<'a>) -> Sender<u64, Region<'a>, InRun<'a>> {

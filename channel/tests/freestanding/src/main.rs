@@ -6,7 +6,7 @@
 
 use core::time::Duration;
 
-use multiprocess_channel::{broadcast, bytes, mpmc, spsc};
+use multiprocess_channel::{NoPeers, broadcast, bytes, mpmc, spsc};
 use multiprocess_core::thread::{Caller, Thread};
 use multiprocess_core::{LayoutHash, Region, ShmSafe, Timeout};
 use multiprocess_shm::{Arena, ArenaConfig, ArenaState, Participants, Segment, Snapshot};
@@ -89,14 +89,27 @@ fn run(me: Caller<'_>) -> Result<(), i32> {
         return Err(30);
     }
 
-    let (mut producer, mut consumer) = spsc::channel::<u64>(4).map_err(|_| 7)?;
+    let _: Region<'_> = segment.payload();
+    among_participants()
+}
+
+/// What asks for a table of participants.
+fn among_participants() -> Result<(), i32> {
+    let table = Participants::new(4).map_err(|_| 40)?;
+    let me = table.join().map_err(|_| 41)?;
+
+    let ring = Segment::create_place::<spsc::Ring<u64>>(&4).map_err(|_| 7)?;
+    let mut producer = spsc::Producer::<u64, _, _>::attach(ring.payload(), &me).map_err(|_| 15)?;
+    let mut consumer = spsc::Consumer::<u64, _, _>::attach(ring.payload(), &me).map_err(|_| 16)?;
     for i in 0..100 {
         producer.push(i).map_err(|_| 8)?;
         if consumer.pop() != Ok(i) {
             return Err(9);
         }
     }
-    let (mut producer, mut consumer) = bytes::channel(256).map_err(|_| 10)?;
+    let ring = Segment::create_place::<bytes::Ring>(&256).map_err(|_| 10)?;
+    let mut producer = bytes::Producer::attach(ring.payload(), NoPeers).map_err(|_| 17)?;
+    let mut consumer = bytes::Consumer::attach(ring.payload(), NoPeers).map_err(|_| 18)?;
     for len in 0..100 {
         producer
             .push(&[len; 100][..usize::from(len)])
@@ -111,14 +124,6 @@ fn run(me: Caller<'_>) -> Result<(), i32> {
     if consumer.try_peek().is_ok() {
         return Err(14);
     }
-    let _: Region<'_> = segment.payload();
-    among_participants()
-}
-
-/// What asks for a table of participants.
-fn among_participants() -> Result<(), i32> {
-    let table = Participants::new(4).map_err(|_| 40)?;
-    let me = table.join().map_err(|_| 41)?;
 
     let config = mpmc::Config::new(8).endpoints(4);
     let ring = Segment::create_place::<mpmc::Ring<u64>>(&config).map_err(|_| 42)?;
