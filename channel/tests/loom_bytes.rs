@@ -129,3 +129,36 @@ fn a_light_publisher_orders_record_and_close() {
         thread.join().unwrap();
     });
 }
+
+#[test]
+fn batches_arrive_whole_across_padding_and_wrap() {
+    model(Some(2), || {
+        let (mut producer, mut consumer) = ring();
+        producer.try_push(&[1; 16]).unwrap();
+        let thread = thread::spawn(move || {
+            let both: [&[u8]; 2] = [&[2; 8], &[3; 24]];
+            let mut records = both.as_slice();
+            while !records.is_empty() {
+                match producer.try_push_all(records) {
+                    Ok(sent) => records = &records[sent..],
+                    Err(TryReserveError::Full) => thread::yield_now(),
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            producer
+        });
+        let mut got = Vec::new();
+        while got.len() < 3 {
+            match consumer.try_peek_all() {
+                Ok(records) => {
+                    got.extend(records.iter().map(|record| (record[0], record.len())));
+                    records.release();
+                }
+                Err(TryRecvError::Empty) => thread::yield_now(),
+                Err(other) => panic!("{other}"),
+            }
+        }
+        assert_eq!(got, [(1, 16), (2, 8), (3, 24)]);
+        drop(thread.join().unwrap());
+    });
+}

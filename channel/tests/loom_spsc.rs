@@ -3,7 +3,8 @@
 //!
 //! Shown to fail (`.ci/mutants`): the index stored Relaxed, the index loaded Relaxed, the
 //! index stored before the slot is written, the fence of sleeper or waker left out, the close
-//! not waking, the close looked for after the index; with light fences that are nothing: the close
+//! not waking, the close looked for after the index; a batch published before it is written, or given
+//! back before it is read; a role taken over by a store; with light fences that are nothing: the close
 //! and the index stored Relaxed.
 #![cfg(loom)]
 
@@ -14,6 +15,7 @@ use loom::thread;
 use multiprocess_channel::spsc::{Consumer, Producer, Ring};
 use multiprocess_channel::{NoPeers, RecvError, SendError, TryRecvError, TrySendError};
 use multiprocess_core::model::LightIsNothing;
+use multiprocess_core::{ParticipantId, Peers};
 
 type Ends = (Producer<u32, Heap, NoPeers>, Consumer<u32, Heap, NoPeers>);
 
@@ -159,5 +161,79 @@ fn a_light_publisher_orders_message_and_close() {
         }
         assert_eq!(got, [7, 8]);
         thread.join().unwrap();
+    });
+}
+
+#[test]
+fn batches_arrive_whole_and_in_order_across_the_wrap() {
+    model(Some(3), || {
+        let (mut producer, mut consumer) = ring(2);
+        let thread = thread::spawn(move || {
+            let mut rest = [1, 2, 3].as_slice();
+            while !rest.is_empty() {
+                match producer.try_push_slice(rest) {
+                    Ok(sent) => rest = &rest[sent..],
+                    Err(TrySendError::Full(())) => thread::yield_now(),
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            producer
+        });
+        let mut got: Vec<u32> = Vec::new();
+        let mut batch = [0_u32; 2];
+        while got.len() < 3 {
+            match consumer.try_pop_slice(&mut batch) {
+                Ok(count) => got.extend(&batch[..count]),
+                Err(TryRecvError::Empty) => thread::yield_now(),
+                Err(other) => panic!("{other}"),
+            }
+        }
+        assert_eq!(got, [1, 2, 3]);
+        drop(thread.join().unwrap());
+    });
+}
+
+/// A participant by number; those from 90 on are dead.
+#[derive(Clone, Copy)]
+struct Process(u16);
+
+// SAFETY: those from 90 on run no more when others ask.
+unsafe impl Peers for Process {
+    fn me(&self) -> ParticipantId {
+        ParticipantId::new(self.0, 1)
+    }
+    fn is_dead(&self, participant: ParticipantId) -> bool {
+        participant.slot() >= 90
+    }
+    fn table(&self) -> u32 {
+        1
+    }
+    fn share_pid_namespace(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn of_two_successors_one_gets_the_end() {
+    model(None, || {
+        let heap = Heap::holding::<Ring<u32>>(4);
+        let mut dead = Producer::attach(heap.clone(), Process(90)).unwrap();
+        dead.try_push(1_u32).unwrap();
+        std::mem::forget(dead);
+        let succeed = |heap: Heap, number: u16| {
+            let mut producer = Producer::<u32, _, _>::attach(heap, Process(number)).ok()?;
+            producer.try_push(u32::from(number)).unwrap();
+            std::mem::forget(producer);
+            Some(())
+        };
+        let other = heap.clone();
+        let thread = thread::spawn(move || succeed(other, 2));
+        let first = succeed(heap.clone(), 3);
+        let second = thread.join().unwrap();
+        assert!(first.is_some() != second.is_some());
+        let mut consumer = Consumer::<u32, _, _>::attach(heap, Process(4)).unwrap();
+        assert_eq!(consumer.try_pop(), Ok(1));
+        assert_eq!(consumer.try_pop(), Ok(if first.is_some() { 3 } else { 2 }));
+        assert_eq!(consumer.try_pop(), Err(TryRecvError::Empty));
     });
 }

@@ -36,8 +36,12 @@ fn typed(steps: &[[u8; 11]]) {
             4 => drop(consumer.try_pop()),
             5 => drop(consumer.peek()),
             6 => drop(consumer.release()),
-            7 => drop(producer.try_push_slice(&[value; 12][..usize::from(at % 12)])),
-            8 => drop(consumer.try_pop_slice(&mut [0; 12][..usize::from(at % 12)])),
+            7 => {
+                let _ = producer.try_push_slice(&[value; 12][..usize::from(at % 12)]);
+            }
+            8 => {
+                let _ = consumer.try_pop_slice(&mut [0; 12][..usize::from(at % 12)]);
+            }
             _ => drop(consumer.pop_timeout(Duration::from_nanos(1))),
         }
         std::hint::black_box((producer.len(), consumer.is_disconnected()));
@@ -69,7 +73,7 @@ fn records(steps: &[[u8; 11]]) {
             6 => drop(consumer.try_pop_into(&mut [0; 16])),
             7 => {
                 let record = value.to_le_bytes();
-                drop(producer.try_push_all(&[&record[..usize::from(at % 9)]; 3]));
+                let _ = producer.try_push_all(&[&record[..usize::from(at % 9)]; 3]);
             }
             8 => {
                 if let Ok(records) = consumer.try_peek_all() {

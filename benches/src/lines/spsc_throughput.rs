@@ -7,7 +7,7 @@
 //!
 //! `spsc/8B/batch32`: the same messages in batches of 32 (`try_push_slice`, `try_pop_slice`), against
 //! our own one by one. A batch is as large as what there is room for, or what is there: neither side
-//! waits for a whole one.
+//! waits for a whole one, but pauses once after one that was short, as after a failure.
 
 use std::hint::spin_loop;
 use std::sync::Arc;
@@ -138,7 +138,7 @@ fn drain_batches(mut pop: impl FnMut(&mut [u64]) -> usize) -> Measured {
         while left > 0 {
             let room = left.min(BATCH);
             let came = pop(&mut batch[..room]);
-            if came == 0 {
+            if came < room {
                 spin_loop();
             }
             for value in &batch[..came] {
@@ -164,7 +164,12 @@ fn far_in_batches(stage: &Stage) -> Result<(), Failure> {
     loop {
         let batch: [u64; BATCH] = std::array::from_fn(|i| next + i as u64);
         match producer.try_push_slice(&batch) {
-            Ok(sent) => next += sent as u64,
+            Ok(sent) => {
+                next += sent as u64;
+                if sent < BATCH {
+                    spin_loop();
+                }
+            }
             Err(_) if stage.is_stopped() => return Ok(()),
             Err(_) => spin_loop(),
         }

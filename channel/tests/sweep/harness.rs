@@ -62,6 +62,12 @@ fn note(control: &Control) -> &AtomicU64 {
     &control.notes[SEEN]
 }
 
+pub(crate) fn region<'a, R: Ring>(ring: &R, env: &Env<'a>) -> Region<'a> {
+    let base = NonNull::new(env.segment).unwrap();
+    // SAFETY: the segment is that large, page-aligned, and accessed through rings only.
+    unsafe { Region::new(base, ring.size()) }
+}
+
 impl Op {
     fn victim_produces(self) -> bool {
         matches!(
@@ -98,9 +104,7 @@ struct Sweep<R: Ring> {
 
 impl<R: Ring> Sweep<R> {
     fn region<'a>(&self, env: &Env<'a>) -> Region<'a> {
-        let base = NonNull::new(env.segment).unwrap();
-        // SAFETY: the segment is that large, page-aligned, and accessed through rings only.
-        unsafe { Region::new(base, self.ring.size()) }
+        region(&self.ring, env)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use multiprocess_channel::{NoPeers, RecvError, TryRecvError, bytes, spsc};
-use multiprocess_core::{Place, Region};
+use multiprocess_core::{Peers, Place, Region};
 
 /// A message of eight words, all made from its number, so that a torn one shows.
 const WORDS: usize = 8;
@@ -41,11 +41,15 @@ pub(crate) trait Ring: Sync + 'static {
     fn init(&self, region: Region<'_>);
     fn producer<'a>(region: Region<'a>, successor: bool) -> impl Producer + 'a;
     fn consumer<'a>(region: Region<'a>, successor: bool) -> impl Consumer + 'a;
+    /// The producer, if nobody has the end, or a dead one had it by the word of `peers`.
+    fn attach<'a, P: Peers + 'a>(region: Region<'a>, peers: P) -> Option<impl Producer + 'a>;
 }
 
 pub(crate) trait Producer {
     fn try_push(&mut self, number: u64) -> bool;
     fn push(&mut self, number: u64) -> bool;
+    /// In one batch, as many as there is room for; how many.
+    fn try_push_three(&mut self, first: u64) -> usize;
     fn close(&mut self);
 }
 
@@ -58,6 +62,9 @@ pub(crate) trait Consumer {
     ) -> Result<Came, String>;
     /// Takes it by value, and then tells.
     fn pop(&mut self, seen: &mut dyn FnMut(u64)) -> Result<Came, String>;
+    /// Takes all that is there in one batch, and tells of each, before it gives them back if the ring
+    /// can do that; how many.
+    fn try_take_all(&mut self, seen: &mut dyn FnMut(u64)) -> Result<usize, String>;
     fn close(&mut self);
 }
 
@@ -102,9 +109,13 @@ impl Ring for Spsc {
         end.set_spin_cap(0);
         end
     }
+
+    fn attach<'a, P: Peers + 'a>(region: Region<'a>, peers: P) -> Option<impl Producer + 'a> {
+        spsc::Producer::<Slot, _, _>::attach(region, peers).ok()
+    }
 }
 
-impl Producer for spsc::Producer<Slot, Region<'_>, NoPeers> {
+impl<P: Peers> Producer for spsc::Producer<Slot, Region<'_>, P> {
     #[inline(always)]
     fn try_push(&mut self, number: u64) -> bool {
         spsc::Producer::try_push(self, fill(number)).is_ok()
@@ -112,6 +123,11 @@ impl Producer for spsc::Producer<Slot, Region<'_>, NoPeers> {
     #[inline(always)]
     fn push(&mut self, number: u64) -> bool {
         spsc::Producer::push(self, fill(number)).is_ok()
+    }
+    #[inline(always)]
+    fn try_push_three(&mut self, first: u64) -> usize {
+        let batch = [fill(first), fill(first + 1), fill(first + 2)];
+        self.try_push_slice(&batch).unwrap_or(0)
     }
     fn close(&mut self) {
         spsc::Producer::close(self);
@@ -149,6 +165,15 @@ impl Consumer for spsc::Consumer<Slot, Region<'_>, NoPeers> {
             Err(TryRecvError::Disconnected) => Ok(Came::Disconnected),
             Err(error) => Err(error.to_string()),
         }
+    }
+    #[inline(always)]
+    fn try_take_all(&mut self, seen: &mut dyn FnMut(u64)) -> Result<usize, String> {
+        let mut batch = [[0; WORDS]; 5];
+        let count = self.try_pop_slice(&mut batch).unwrap_or(0);
+        for words in &batch[..count] {
+            seen(number(words)?);
+        }
+        Ok(count)
     }
     fn close(&mut self) {
         spsc::Consumer::close(self);
@@ -213,9 +238,13 @@ impl Ring for Bytes {
         end.set_spin_cap(0);
         end
     }
+
+    fn attach<'a, P: Peers + 'a>(region: Region<'a>, peers: P) -> Option<impl Producer + 'a> {
+        bytes::Producer::attach(region, peers).ok()
+    }
 }
 
-impl Producer for bytes::Producer<Region<'_>, NoPeers> {
+impl<P: Peers> Producer for bytes::Producer<Region<'_>, P> {
     #[inline(always)]
     fn try_push(&mut self, number: u64) -> bool {
         bytes::Producer::try_push(self, &record(number)).is_ok()
@@ -223,6 +252,12 @@ impl Producer for bytes::Producer<Region<'_>, NoPeers> {
     #[inline(always)]
     fn push(&mut self, number: u64) -> bool {
         bytes::Producer::push(self, &record(number)).is_ok()
+    }
+    #[inline(always)]
+    fn try_push_three(&mut self, first: u64) -> usize {
+        let batch = [record(first), record(first + 1), record(first + 2)];
+        let batch: [&[u8]; 3] = [&batch[0], &batch[1], &batch[2]];
+        self.try_push_all(&batch).unwrap_or(0)
     }
     fn close(&mut self) {
         bytes::Producer::close(self);
@@ -263,6 +298,18 @@ impl Consumer for bytes::Consumer<Region<'_>, NoPeers> {
             }
             Err(error) => Err(error.to_string()),
         }
+    }
+    #[inline(always)]
+    fn try_take_all(&mut self, seen: &mut dyn FnMut(u64)) -> Result<usize, String> {
+        let Ok(records) = self.try_peek_all() else {
+            return Ok(0);
+        };
+        for record in records.iter() {
+            seen(record_number(record)?);
+        }
+        let count = records.len();
+        records.release();
+        Ok(count)
     }
     fn close(&mut self) {
         bytes::Consumer::close(self);
