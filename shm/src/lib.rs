@@ -21,6 +21,8 @@ mod arena;
 mod header;
 #[cfg(feature = "std")]
 mod heap;
+#[cfg(feature = "std")]
+mod held;
 mod mapping;
 #[cfg(feature = "std")]
 mod named;
@@ -46,6 +48,9 @@ pub use arena::{
 };
 #[cfg(feature = "std")]
 pub use heap::{Counted, Heap, HeapConfig, HeapError, MAX_KEY, ObjectInfo};
+#[cfg(feature = "std")]
+#[doc(hidden)]
+pub use held::HeldSegment;
 pub use mapping::Mapping;
 #[cfg(feature = "std")]
 pub use named::{

@@ -3,7 +3,6 @@
 use std::alloc::Layout;
 use std::fmt;
 use std::marker::PhantomData;
-use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -11,6 +10,7 @@ use std::sync::Arc;
 use multiprocess_core::{AttachError, CreateError, LayoutHash, ShmSafe};
 
 use crate::Segment;
+use crate::held::HeldSegment;
 
 mod slice;
 
@@ -49,7 +49,7 @@ mod slice;
 ///
 /// A child shares the value. Its copies of the handles are its own.
 pub struct Shared<T: ?Sized> {
-    segment: Arc<Held>,
+    segment: Arc<HeldSegment>,
     value: PhantomData<Arc<T>>,
 }
 
@@ -75,10 +75,10 @@ impl<T: ShmSafe + Send + Sync> Shared<T> {
             Ok(())
         })?;
         let shared = Self {
-            segment: Held::new::<T>(segment),
+            segment: held::<T>(segment),
             value: PhantomData,
         };
-        // SAFETY: it lies in the segment for good; `Held` asks before it unmaps.
+        // SAFETY: it lies in the segment for good; `HeldSegment` asks before it unmaps.
         unsafe { shared.placed() };
         Ok(shared)
     }
@@ -99,36 +99,17 @@ impl<T: ShmSafe + Send + Sync> Shared<T> {
                 have: bytes.len() as u64,
             })?;
         Ok(Self {
-            segment: Held::new::<T>(segment),
+            segment: held::<T>(segment),
             value: PhantomData,
         })
     }
 }
 
-/// Unmaps its segment, unless a thread of this process has forgotten a lock in it: the kernel,
-/// and that thread's next robust lock, go by the address.
-struct Held {
-    segment: ManuallyDrop<Segment>,
-    may_unmap: fn(&Segment) -> bool,
-}
-
-impl Held {
-    fn new<T: ShmSafe>(segment: Segment) -> Arc<Self> {
-        Arc::new(Self {
-            segment: ManuallyDrop::new(segment),
-            // SAFETY: the segment is that of a `Shared<T>`, which checked size and alignment.
-            may_unmap: |segment| unsafe { value::<T>(segment) }.may_unmap(),
-        })
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if (self.may_unmap)(&self.segment) {
-            // SAFETY: dropped once, here, and not used afterwards.
-            unsafe { ManuallyDrop::drop(&mut self.segment) };
-        }
-    }
+fn held<T: ShmSafe>(segment: Segment) -> Arc<HeldSegment> {
+    HeldSegment::new(segment, |segment| {
+        // SAFETY: the segment is that of a `Shared<T>`, which checked size and alignment.
+        unsafe { value::<T>(segment) }.may_unmap()
+    })
 }
 
 /// # Safety
@@ -155,7 +136,7 @@ impl<T: ShmSafe> Deref for Shared<T> {
     #[inline]
     fn deref(&self) -> &T {
         // SAFETY: `new` and `attach`, the only ways to a `Shared`, checked size and alignment.
-        unsafe { value(&self.segment.segment) }
+        unsafe { value(&self.segment) }
     }
 }
 
@@ -170,7 +151,7 @@ impl<T: ?Sized> Clone for Shared<T> {
 
 impl<T: ?Sized> AsFd for Shared<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.segment.segment.as_fd()
+        self.segment.as_fd()
     }
 }
 

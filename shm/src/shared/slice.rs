@@ -3,15 +3,15 @@
 use std::alloc::Layout;
 use std::fmt;
 use std::marker::PhantomData;
-use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use multiprocess_core::{AttachError, CreateError, LayoutHash, ShmSafe};
 
-use super::{Held, Shared};
+use super::Shared;
 use crate::Segment;
+use crate::held::HeldSegment;
 
 impl<T: ShmSafe + Send + Sync> Shared<[T]> {
     const SLICE_LAYOUT: LayoutHash = LayoutHash::of("Shared slice").mix(T::LAYOUT.bits());
@@ -58,7 +58,7 @@ impl<T: ShmSafe + Send + Sync> Shared<[T]> {
             value: PhantomData,
         };
         for value in shared.iter() {
-            // SAFETY: it lies in the segment for good; `Held` asks before it unmaps.
+            // SAFETY: it lies in the segment for good; `HeldSegment` asks before it unmaps.
             unsafe { value.placed() };
         }
         Ok(shared)
@@ -83,11 +83,10 @@ impl<T: ShmSafe + Send + Sync> Shared<[T]> {
     }
 }
 
-fn held<T: ShmSafe>(segment: Segment) -> Arc<Held> {
-    Arc::new(Held {
-        segment: ManuallyDrop::new(segment),
+fn held<T: ShmSafe>(segment: Segment) -> Arc<HeldSegment> {
+    HeldSegment::new(segment, |segment| {
         // SAFETY: the segment is that of a `Shared<[T]>`, whose payload begins 128-byte aligned.
-        may_unmap: |segment| unsafe { values::<T>(segment) }.iter().all(T::may_unmap),
+        unsafe { values::<T>(segment) }.iter().all(T::may_unmap)
     })
 }
 
@@ -111,7 +110,7 @@ impl<T: ShmSafe> Deref for Shared<[T]> {
     #[inline]
     fn deref(&self) -> &[T] {
         // SAFETY: `from_fn` and `attach_slice`, the only ways to a `Shared<[T]>`, checked the layout.
-        unsafe { values(&self.segment.segment) }
+        unsafe { values(&self.segment) }
     }
 }
 
