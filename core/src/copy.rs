@@ -20,6 +20,10 @@ use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Re
 
 use bytemuck::{AnyBitPattern, NoUninit};
 
+mod wide;
+
+use wide::copy_wide;
+
 /// Copies a `T` out of shared memory. Values of 1, 2, 4 and 8 bytes, naturally aligned, are
 /// never torn; others may mix two writes.
 ///
@@ -294,7 +298,7 @@ unsafe fn from_shared(source: *const u8, target: *mut u8, len: usize, unit: Unit
     unsafe {
         match unit.size {
             8 if unit.fits(source) => {
-                let wide = load_wide(source, target, len);
+                let wide = copy_wide(source, target, len);
                 let (source, target) = (source.add(wide), target.add(wide));
                 load_units(source, target, len - wide, |at| {
                     AtomicU64::from_ptr(at).load(Relaxed)
@@ -317,61 +321,6 @@ unsafe fn from_shared(source: *const u8, target: *mut u8, len: usize, unit: Unit
     }
 }
 
-/// Copies as many whole lines of 64 bytes as `len` has, by loads of 16 bytes. How many bytes it was.
-///
-/// In assembly, since Rust has no atomic of 16 bytes. No 8 bytes of a line are torn: each lies in one
-/// load, and a processor reads an aligned quadword at once, also as half of a wider load (Intel SDM
-/// vol. 3, 9.1.1; AMD APM vol. 2, 7.3.2).
-///
-/// # Safety
-///
-/// As [`from_shared`], with `source` a multiple of 8.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-#[inline]
-unsafe fn load_wide(source: *const u8, target: *mut u8, len: usize) -> usize {
-    const LINE: usize = 64;
-    let lines = len / LINE;
-    // A few words are faster one by one.
-    if lines < 4 {
-        return 0;
-    }
-    // SAFETY: reads and writes `lines * 64` bytes, which are inside both by the caller's word;
-    // touches no stack, and all that it changes is named.
-    unsafe {
-        core::arch::asm!(
-            "2:",
-            "movdqu {a}, [{source}]",
-            "movdqu {b}, [{source} + 16]",
-            "movdqu {c}, [{source} + 32]",
-            "movdqu {d}, [{source} + 48]",
-            "movdqu [{target}], {a}",
-            "movdqu [{target} + 16], {b}",
-            "movdqu [{target} + 32], {c}",
-            "movdqu [{target} + 48], {d}",
-            "add {source}, 64",
-            "add {target}, 64",
-            "dec {lines}",
-            "jnz 2b",
-            source = inout(reg) source => _,
-            target = inout(reg) target => _,
-            lines = inout(reg) lines => _,
-            a = out(xmm_reg) _,
-            b = out(xmm_reg) _,
-            c = out(xmm_reg) _,
-            d = out(xmm_reg) _,
-            options(nostack),
-        );
-    }
-    lines * LINE
-}
-
-/// Elsewhere all goes word by word.
-#[cfg(not(all(target_arch = "x86_64", not(miri))))]
-#[inline]
-unsafe fn load_wide(_: *const u8, _: *mut u8, _: usize) -> usize {
-    0
-}
-
 /// Copies `len` bytes into shared memory, a unit at a time.
 ///
 /// # Safety
@@ -384,7 +333,9 @@ unsafe fn to_shared(source: *const u8, target: *mut u8, len: usize, unit: Unit) 
     unsafe {
         match unit.size {
             8 if unit.fits(target) => {
-                store_units(source, target, len, |at, word| {
+                let wide = copy_wide(source, target, len);
+                let (source, target) = (source.add(wide), target.add(wide));
+                store_units(source, target, len - wide, |at, word| {
                     AtomicU64::from_ptr(at).store(word, Relaxed);
                 });
             }
@@ -501,6 +452,7 @@ mod tests {
         for words in (0..140).chain([145]) {
             for offset in [0, 8, 16, 4] {
                 let mut back = [u64::MAX; 146];
+                let mut again = Shared([0; 1200]);
                 // SAFETY: `16 + 145 * 8 <= 1200`; distinct arrays.
                 unsafe {
                     let at = shared.0.as_ptr().add(offset).cast::<u64>();
@@ -513,6 +465,19 @@ mod tests {
                     "{words} {offset}"
                 );
                 assert_eq!(back[words], u64::MAX, "behind the end");
+                // SAFETY: as above.
+                unsafe {
+                    let at = again.0.as_mut_ptr().add(offset).cast::<u64>();
+                    store_slice(at, &back[..words]);
+                }
+                let end = offset + words * 8;
+                assert_eq!(
+                    again.0[offset..end],
+                    shared.0[offset..end],
+                    "{words} {offset}"
+                );
+                let around = again.0[..offset].iter().chain(&again.0[end..]);
+                assert!(around.copied().all(|byte| byte == 0), "around it");
             }
         }
     }
