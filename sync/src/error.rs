@@ -74,7 +74,8 @@ impl<G> LockError<G> {
     }
 
     /// The same error about a guard that it does not carry.
-    pub(crate) fn without_guard<H>(self) -> LockError<H> {
+    #[doc(hidden)]
+    pub fn without_guard<H>(self) -> LockError<H> {
         match self {
             Self::OwnerDied(_) => LockError::Corrupt,
             Self::NotRecoverable => LockError::NotRecoverable,
@@ -165,7 +166,8 @@ impl<G> TryLockError<G> {
     }
 
     /// What a blocking call with a timeout of zero says, said by a `try_` call.
-    pub(crate) fn from_timed(error: LockError<G>) -> Self {
+    #[doc(hidden)]
+    pub fn from_timed(error: LockError<G>) -> Self {
         match error {
             LockError::OwnerDied(guard) => Self::OwnerDied(guard),
             LockError::NotRecoverable => Self::NotRecoverable,

@@ -520,7 +520,14 @@ impl RawMutex {
     /// Whether `caller` owns it.
     #[inline]
     pub fn is_owned_by(&self, caller: &Caller<'_>) -> bool {
-        self.word.load(Relaxed) & !WAITERS == name(caller)
+        self.owned_by(caller).is_some()
+    }
+
+    /// That `caller` owns it, if it does.
+    #[inline]
+    pub(crate) fn owned_by(&self, caller: &Caller<'_>) -> Option<Owner> {
+        let mine = name(caller);
+        (self.word.load(Relaxed) & !WAITERS == mine).then_some(Owner(mine))
     }
 
     /// Whether somebody holds it, at the moment of asking.

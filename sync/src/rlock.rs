@@ -139,6 +139,7 @@ impl RLock {
     /// # Errors
     ///
     /// As there; with [`OwnerDied`](LockError::OwnerDied) the caller *has* the lock.
+    #[inline]
     pub fn acquire(
         &self,
         caller: &Caller<'_>,
@@ -176,13 +177,12 @@ impl RLock {
     /// [`NotOwner`].
     #[inline]
     pub fn release_as(&self, caller: &Caller<'_>) -> Result<(), NotOwner> {
-        if !self.raw.is_owned_by(caller) {
-            return Err(NotOwner);
-        }
+        let owner = self.raw.owned_by(caller).ok_or(NotOwner)?;
         let depth = self.depth.load(Relaxed);
         self.depth.store(depth.saturating_sub(1), Relaxed);
         if depth <= 1 {
-            self.raw.release(caller)
+            // SAFETY: the word says that it is the caller's, and only the caller can change that.
+            unsafe { self.raw.release_guarded(caller, owner) }
         } else {
             Ok(())
         }
@@ -287,7 +287,10 @@ impl<'a> RLockGuard<'a> {
         self.lock
     }
 
-    pub(crate) fn caller(&self) -> Caller<'a> {
+    /// Who locked.
+    #[doc(hidden)]
+    #[inline]
+    pub fn caller(&self) -> Caller<'a> {
         self.caller
     }
 }
