@@ -11,6 +11,8 @@ use multiprocess_shm::transfer::Fd;
 use multiprocess_sync::{Doorbell, DoorbellFd};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::sent::Sent;
+
 /// A [`Doorbell`] in shared memory with its file descriptor, to send to the processes that ring it.
 ///
 /// Who waits makes one and keeps a handle; whoever sets something that is waited for gets a handle
@@ -95,15 +97,6 @@ impl AsRawFd for SharedDoorbell {
 impl fmt::Debug for SharedDoorbell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("SharedDoorbell").field(&self.0).finish()
-    }
-}
-
-/// A descriptor that stays with its owner while a duplicate is sent.
-struct Sent<'a>(BorrowedFd<'a>);
-
-impl Serialize for Sent<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Fd::serialize_borrowed(self.0, serializer)
     }
 }
 

@@ -45,22 +45,32 @@ mod doorbell;
 mod entry;
 mod error;
 mod forkserver;
+mod locked;
+pub mod owned;
+pub mod prelude;
 mod process;
 mod raw;
 mod registry;
+mod sent;
 mod sys;
+mod view2d;
 mod wire;
 
 pub use child::init;
 pub use context::{Context, StartMethod, UnknownStartMethod};
 pub use doorbell::SharedDoorbell;
 pub use error::{JoinError, SpawnError};
+pub use locked::{Array, ArrayGuard, Value, ValueGuard};
 pub use process::Process;
-pub use raw::{OutOfBounds, Plain, RawArray, RawValue};
+pub use raw::{OutOfBounds, Plain, RawArray, RawSlice, RawValue};
+pub use view2d::{ShapeError, View2d, View2dMut};
 
 // The floors below.
+/// Plain data: the traits that [`Plain`] is made of, and their derives.
+pub use bytemuck;
 pub use multiprocess_channel::queue::{Job, JoinableQueue, Queue, QueueConfig, SimpleQueue};
 pub use multiprocess_channel::{self as channel, broadcast, bytes, mpmc, spsc};
+pub use multiprocess_core::copy::RacyCell;
 pub use multiprocess_core::{
     AttachError, CreateError, Deadline, LayoutHash, ParticipantId, Peers, ShmSafe, Timeout, atomic,
     thread,
@@ -71,6 +81,8 @@ pub use multiprocess_shm::{
     Counted, Heap, HeapConfig, Mapping, Named, NamedSegment, Participant, Participants, Segment,
     ShareableList, Shared, SharedMemory, Snapshot, transfer,
 };
+/// The primitives as they lie in shared memory: fields of a struct behind a [`Shared`].
+pub use multiprocess_sync as sync;
 pub use multiprocess_sync::{
     Armed, Barrier, BarrierError, BoundedSemaphore, Condition, ConditionWatch, Doorbell,
     DoorbellFd, Event, InvalidParties, InvalidPermits, Lock, LockError, LockGuard, Mutex,

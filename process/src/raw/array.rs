@@ -3,20 +3,24 @@
 use std::alloc::Layout;
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use multiprocess_core::{AttachError, CreateError, LayoutHash, copy};
+use multiprocess_core::copy::RacyCell;
+use multiprocess_core::{AttachError, CreateError, LayoutHash};
 use multiprocess_shm::Segment;
 use multiprocess_shm::transfer::{Fd, refuse_receiving};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::Plain;
+use super::{Plain, RawSlice};
 
 /// A fixed number of `T`s in shared memory, without a lock.
 ///
-/// Python's `RawArray`. Elements are copied in and out. Not for read-modify-write by several
-/// processes, unless a lock of theirs keeps them apart.
+/// Python's `RawArray`. Elements are copied in and out: by the methods of [`RawSlice`], which it
+/// dereferences to. Not for read-modify-write by several processes, unless a lock of theirs keeps
+/// them apart ([`Array`](crate::Array) has one), or the elements are atomics
+/// (`Shared<[AtomicU64]>`).
 ///
 /// # Examples
 ///
@@ -47,23 +51,6 @@ pub struct RawArray<T> {
     len: usize,
     element: PhantomData<T>,
 }
-
-/// An index at or behind the end of a [`RawArray`], or more elements than it has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OutOfBounds {
-    /// First index that was asked for and does not exist.
-    pub index: usize,
-    /// Elements of the array.
-    pub len: usize,
-}
-
-impl fmt::Display for OutOfBounds {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "index {} in an array of {}", self.index, self.len)
-    }
-}
-
-impl std::error::Error for OutOfBounds {}
 
 impl<T: Plain> RawArray<T> {
     const LAYOUT: LayoutHash = LayoutHash::of("RawArray").mix(T::LAYOUT.bits());
@@ -127,100 +114,6 @@ impl<T: Plain> RawArray<T> {
         }
     }
 
-    /// The address of element `index`, which must be at most `len`.
-    fn at(&self, index: usize) -> *mut T {
-        debug_assert!(index <= self.len);
-        // SAFETY: the payload holds `len` elements, by `zeroed` and `attach`; callers pass an
-        // index inside or one behind the end.
-        unsafe {
-            self.segment
-                .payload()
-                .base()
-                .cast::<T>()
-                .add(index)
-                .as_ptr()
-        }
-    }
-
-    /// The bounds of `count` elements from `start`.
-    fn check(&self, start: usize, count: usize) -> Result<(), OutOfBounds> {
-        let len = self.len;
-        match start.checked_add(count) {
-            Some(end) if end <= len => Ok(()),
-            _ => Err(OutOfBounds {
-                index: start.max(len),
-                len,
-            }),
-        }
-    }
-
-    /// A copy of element `index`; `None` behind the end.
-    #[inline]
-    pub fn get(&self, index: usize) -> Option<T> {
-        // SAFETY: in bounds; mapped while `self` lives; every access of this process goes
-        // through `copy`, unless an unsafe borrow promised otherwise.
-        (index < self.len).then(|| unsafe { copy::load(self.at(index)) })
-    }
-
-    /// Replaces element `index`.
-    ///
-    /// # Errors
-    ///
-    /// [`OutOfBounds`].
-    #[inline]
-    pub fn set(&self, index: usize, value: T) -> Result<(), OutOfBounds> {
-        self.check(index, 1)?;
-        // SAFETY: as in `get`.
-        unsafe { copy::store(self.at(index), value) };
-        Ok(())
-    }
-
-    /// Copies the elements from `start` on into `target`.
-    ///
-    /// # Errors
-    ///
-    /// [`OutOfBounds`]; nothing was copied.
-    pub fn copy_to_slice(&self, start: usize, target: &mut [T]) -> Result<(), OutOfBounds> {
-        self.check(start, target.len())?;
-        // SAFETY: in bounds; otherwise as in `get`.
-        unsafe { copy::load_slice(self.at(start), target) };
-        Ok(())
-    }
-
-    /// Copies `source` over the elements from `start` on.
-    ///
-    /// # Errors
-    ///
-    /// [`OutOfBounds`]; nothing was copied.
-    pub fn copy_from_slice(&self, start: usize, source: &[T]) -> Result<(), OutOfBounds> {
-        self.check(start, source.len())?;
-        // SAFETY: in bounds; otherwise as in `get`.
-        unsafe { copy::store_slice(self.at(start), source) };
-        Ok(())
-    }
-
-    /// A copy of all elements.
-    pub fn to_vec(&self) -> Vec<T> {
-        self.iter().collect()
-    }
-
-    /// Copies of the elements, one by one; a racing writer may change those not yet seen.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = T> + '_ {
-        // SAFETY: as in `get`, all indices are in bounds.
-        (0..self.len).map(|index| unsafe { copy::load(self.at(index)) })
-    }
-
-    /// All elements, in place.
-    ///
-    /// # Safety
-    ///
-    /// As long as the slice lives, nobody in any process may write the elements.
-    pub unsafe fn as_slice(&self) -> &[T] {
-        // SAFETY: `len` elements at an aligned address, mapped while `self` is borrowed; not
-        // written meanwhile, by the caller's word.
-        unsafe { std::slice::from_raw_parts(self.at(0), self.len) }
-    }
-
     /// All elements, in place and writable.
     ///
     /// # Safety
@@ -228,20 +121,22 @@ impl<T: Plain> RawArray<T> {
     /// As long as the slice lives, nobody else in any process, and no other handle in this
     /// one, may read or write the elements.
     pub unsafe fn as_mut_slice(&mut self) -> &mut [T] {
-        // SAFETY: as in `as_slice`, and exclusive by the caller's word.
-        unsafe { std::slice::from_raw_parts_mut(self.at(0), self.len) }
+        let first = self.segment.payload().base().cast::<T>().as_ptr();
+        // SAFETY: as in `deref`, and exclusive by the caller's word.
+        unsafe { std::slice::from_raw_parts_mut(first, self.len) }
     }
 }
 
-impl<T> RawArray<T> {
-    /// Elements.
-    pub fn len(&self) -> usize {
-        self.len
-    }
+impl<T: Plain> Deref for RawArray<T> {
+    type Target = RawSlice<T>;
 
-    /// Never: an array has at least one element.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
+    #[inline]
+    fn deref(&self) -> &RawSlice<T> {
+        let first = self.segment.payload().base().cast::<RacyCell<T>>();
+        // SAFETY: the payload holds `len` elements, by `zeroed` and `attach`, at an address that is
+        // a multiple of 128; mapped while `self` is borrowed. A cell is transparent around its T,
+        // and takes whatever peers write meanwhile.
+        RawSlice::of(unsafe { std::slice::from_raw_parts(first.as_ptr(), self.len) })
     }
 }
 
@@ -263,7 +158,7 @@ impl<T> AsFd for RawArray<T> {
 
 impl<T: Plain + fmt::Debug> fmt::Debug for RawArray<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.iter()).finish()
+        (**self).fmt(f)
     }
 }
 

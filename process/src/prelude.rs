@@ -1,0 +1,37 @@
+//! The names that someone who knows Python's `multiprocessing` looks for: `use
+//! multiprocess::prelude::*`.
+//!
+//! Locks and their like are the handles of [`owned`](crate::owned): made by `new()?`, ready to be put
+//! into the arguments of a process.
+//!
+//! # Examples
+//!
+//! ```
+//! use multiprocess::prelude::*;
+//!
+//! fn work((jobs, done, totals): (Queue<u64>, Event, Array<u64>)) {
+//!     done.wait().unwrap();
+//!     totals.lock().unwrap()[0] += jobs.get().unwrap();
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     multiprocess::init();
+//!     let (jobs, done, totals) = (Queue::bounded(8)?, Event::new()?, Array::zeroed(1)?);
+//!     let worker = Context::default().spawn(work, (jobs.clone(), done.clone(), totals.clone()))?;
+//!     jobs.put(42)?;
+//!     done.set();
+//!     worker.join()?;
+//!     assert_eq!(*totals.lock().unwrap(), [42]);
+//!     Ok(())
+//! }
+//! ```
+
+pub use crate::owned::{
+    Barrier, BoundedSemaphore, Condition, Event, Lock, Mutex, Once, OnceCell, RLock, RwLock,
+    Semaphore,
+};
+pub use crate::{
+    Array, Context, JoinError, JoinableQueue, LockError, Process, Queue, RawArray, RawValue,
+    ShareableList, Shared, SharedMemory, ShmSafe, SimpleQueue, SpawnError, StartMethod, Timeout,
+    TryLockError, Value, init,
+};
