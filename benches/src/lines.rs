@@ -12,6 +12,7 @@ mod shm;
 mod spsc_blocking;
 mod spsc_rtt;
 mod spsc_throughput;
+mod typed;
 
 use crate::comparison::Comparison;
 
@@ -47,6 +48,11 @@ pub(crate) const ALL: &[&Comparison] = &[
     &queue::ALL[1],
     &bytes::FOUR_KIB,
     &bytes::SIXTY_FOUR_KIB,
+    &typed::ALL[0],
+    &typed::ALL[1],
+    &typed::ALL[2],
+    &typed::ALL[3],
+    &typed::ALL[4],
     &forkserver::LINE,
     &shm::ALL[0],
     &shm::ALL[1],

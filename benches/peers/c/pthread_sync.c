@@ -1,6 +1,6 @@
 /* What pthreads and POSIX offer for what multiprocess-sync does, process-shared.
    usage: pthread_sync NEAR_CPU FAR_CPU MILLISECONDS WHAT
-   WHAT: robust | contended | semaphore | event | condition | barrier | read | readers
+   WHAT: robust | increment | contended | semaphore | event | condition | barrier | read | readers
    Protocol: benches/src/program.rs. Units: ns per operation or round; M/s for contended, readers. */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -83,6 +83,15 @@ static void lock_batch(void)
 {
     for (int i = 0; i < BATCH; i++) {
         pthread_mutex_lock(&stage->mutex);
+        pthread_mutex_unlock(&stage->mutex);
+    }
+}
+
+static void increment_batch(void)
+{
+    for (int i = 0; i < BATCH; i++) {
+        pthread_mutex_lock(&stage->mutex);
+        *(volatile uint64_t *)stage->words += 1;
         pthread_mutex_unlock(&stage->mutex);
     }
 }
@@ -195,7 +204,7 @@ int main(int argc, char **argv)
         pthread_barrierattr_setpshared(&barrier, PTHREAD_PROCESS_SHARED) ||
         pthread_rwlockattr_setpshared(&table, PTHREAD_PROCESS_SHARED))
         return 4;
-    if (!strcmp(what, "robust") || !strcmp(what, "contended"))
+    if (!strcmp(what, "robust") || !strcmp(what, "increment") || !strcmp(what, "contended"))
         pthread_mutexattr_setrobust(&mutex, PTHREAD_MUTEX_ROBUST);
     if (pthread_mutex_init(&stage->mutex, &mutex) || pthread_cond_init(&stage->there, &cond) ||
         pthread_cond_init(&stage->back, &cond) ||
@@ -204,7 +213,8 @@ int main(int argc, char **argv)
         return 4;
 
     double result;
-    int alone = !strcmp(what, "robust") || !strcmp(what, "semaphore") || !strcmp(what, "read");
+    int alone = !strcmp(what, "robust") || !strcmp(what, "increment") ||
+                !strcmp(what, "semaphore") || !strcmp(what, "read");
     pid_t far = alone ? -1 : fork();
     if (far == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -228,6 +238,8 @@ int main(int argc, char **argv)
     pin(near_cpu);
     if (!strcmp(what, "robust"))
         result = per_operation(span, BATCH, lock_batch);
+    else if (!strcmp(what, "increment"))
+        result = per_operation(span, BATCH, increment_batch);
     else if (!strcmp(what, "semaphore"))
         result = per_operation(span, BATCH, semaphore_batch);
     else if (!strcmp(what, "read"))
