@@ -130,18 +130,27 @@ impl Home {
     /// [`ChannelError`].
     pub fn create<R: Housed>(config: &R::Config) -> Result<Self, ChannelError> {
         let segment = Segment::create_place::<State<R>>(config)?;
-        Self::join::<R>(segment, config)
+        Self::join::<R>(segment, config).map_err(|(_, error)| error)
     }
 
-    fn join<R: Housed>(segment: Segment, config: &R::Config) -> Result<Self, ChannelError> {
-        let len = table_at::<R>(config)?;
-        let participants = Participants::within(segment.try_clone()?, len)?;
-        let participant = participants.join()?;
-        Ok(Self(Arc::new(Inner {
-            segment,
-            len,
-            participant,
-        })))
+    /// With the segment, if this process cannot become a participant.
+    fn join<R: Housed>(
+        segment: Segment,
+        config: &R::Config,
+    ) -> Result<Self, (Segment, ChannelError)> {
+        let joined = || -> Result<_, ChannelError> {
+            let len = table_at::<R>(config)?;
+            let participants = Participants::within(segment.try_clone()?, len)?;
+            Ok((len, participants.join()?))
+        };
+        match joined() {
+            Ok((len, participant)) => Ok(Self(Arc::new(Inner {
+                segment,
+                len,
+                participant,
+            }))),
+            Err(error) => Err((segment, error)),
+        }
     }
 
     /// Attaches to the ring behind a descriptor that came from [`as_fd`](AsFd::as_fd): `R` is its
@@ -158,7 +167,22 @@ impl Home {
         file: OwnedFd,
     ) -> Result<(Self, R::Config), ChannelError> {
         let (segment, config) = Segment::attach_place::<State<R>>(file)?;
-        Ok((Self::join::<R>(segment, &config)?, config))
+        let joined = Self::join::<R>(segment, &config).map_err(|(_, error)| error)?;
+        Ok((joined, config))
+    }
+
+    /// As [`attach`](Self::attach). If this process cannot become a participant, `otherwise` gets the
+    /// ring's bytes.
+    #[cfg(feature = "serde")]
+    pub(crate) fn attach_or<R: Housed>(
+        file: OwnedFd,
+        otherwise: impl FnOnce(Region<'_>),
+    ) -> Result<Self, ChannelError> {
+        let (segment, config) = Segment::attach_place::<State<R>>(file)?;
+        Self::join::<R>(segment, &config).map_err(|(segment, error)| {
+            otherwise(segment.payload());
+            error
+        })
     }
 
     /// A descriptor of the same segment that it can be read through, and mapped read-only, and nothing

@@ -2,11 +2,12 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use multiprocess_core::Region;
 use multiprocess_shm::transfer::{Fd, refuse_receiving, refuse_sending};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::endpoint::Claim;
-use crate::{ChannelError, Home, Housed, bytes, spsc};
+use crate::{ChannelError, Home, Housed, NoPeers, bytes, spsc};
 
 /// What the four kinds of ends have in common.
 trait End: Sized + 'static {
@@ -17,6 +18,8 @@ trait End: Sized + 'static {
     /// `false` if it was not.
     fn give_away(&self) -> bool;
     fn claim(home: Home) -> Result<Self, ChannelError>;
+    /// Closes the end that was sent, of the ring in `region`, for whoever cannot receive it.
+    fn close_sent(region: Region<'_>);
 }
 
 fn send<E: End, S: Serializer>(end: &E, serializer: S) -> Result<S::Ok, S::Error> {
@@ -33,8 +36,9 @@ fn send<E: End, S: Serializer>(end: &E, serializer: S) -> Result<S::Ok, S::Error
     Ok(sent)
 }
 
+/// Without a descriptor or a place among the participants nobody can have the end: it is closed.
 fn receive<E: End>(fd: OwnedFd) -> Result<E, ChannelError> {
-    E::claim(Home::attach::<E::Ring>(fd)?)
+    E::claim(Home::attach_or::<E::Ring>(fd, E::close_sent)?)
 }
 
 /// Nobody got the end: closes it, so that its peer does not wait for ever. Does nothing if
@@ -61,6 +65,13 @@ impl<T: spsc::Message> End for spsc::Producer<T> {
     }
     fn claim(home: Home) -> Result<Self, ChannelError> {
         Ok(Self::claim(home.clone(), home, &Claim::Received)?)
+    }
+    fn close_sent(region: Region<'_>) {
+        drop(spsc::Producer::<T, _, _>::claim(
+            region,
+            NoPeers,
+            &Claim::Received,
+        ));
     }
 }
 
@@ -90,6 +101,13 @@ impl<T: spsc::Message> End for spsc::Consumer<T> {
     fn claim(home: Home) -> Result<Self, ChannelError> {
         Ok(Self::claim(home.clone(), home, &Claim::Received)?)
     }
+    fn close_sent(region: Region<'_>) {
+        drop(spsc::Consumer::<T, _, _>::claim(
+            region,
+            NoPeers,
+            &Claim::Received,
+        ));
+    }
 }
 
 impl<T: spsc::Message> Serialize for spsc::Consumer<T> {
@@ -118,6 +136,9 @@ impl End for bytes::Producer {
     fn claim(home: Home) -> Result<Self, ChannelError> {
         Ok(Self::claim(home.clone(), home, &Claim::Received)?)
     }
+    fn close_sent(region: Region<'_>) {
+        drop(bytes::Producer::claim(region, NoPeers, &Claim::Received));
+    }
 }
 
 impl Serialize for bytes::Producer {
@@ -145,6 +166,9 @@ impl End for bytes::Consumer {
     }
     fn claim(home: Home) -> Result<Self, ChannelError> {
         Ok(Self::claim(home.clone(), home, &Claim::Received)?)
+    }
+    fn close_sent(region: Region<'_>) {
+        drop(bytes::Consumer::claim(region, NoPeers, &Claim::Received));
     }
 }
 

@@ -7,7 +7,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use multiprocess::{Context, Event, Shared, SharedDoorbell, Source};
+use multiprocess::{Context, Event, SharedDoorbell, Source};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -16,7 +16,7 @@ use tokio::io::unix::AsyncFd;
 const BOUND: Duration = Duration::from_secs(1);
 
 /// The child: works, publishes, rings.
-fn work((done, bell): (Shared<Event>, SharedDoorbell)) {
+fn work((done, bell): (Event, SharedDoorbell)) {
     std::thread::sleep(Duration::from_millis(200));
     done.set();
     bell.ring().expect("the parent's eventfd");
@@ -40,8 +40,8 @@ async fn any_of(
 }
 
 async fn run() -> Result<(), Box<dyn Error>> {
-    let stop = Shared::new(Event::new())?;
-    let done = Shared::new(Event::new())?;
+    let stop = Event::new()?;
+    let done = Event::new()?;
     // SAFETY: a doorbell owns its descriptor, and never replaces or closes it before it is dropped.
     let bell =
         unsafe { AsyncFd::register_with_interest(SharedDoorbell::new()?, Interest::READABLE)? };

@@ -26,17 +26,17 @@ use crate::sent::Sent;
 /// With an async runtime: `examples/async_doorbell.rs`. With poll:
 ///
 /// ```
-/// use multiprocess::{Context, Event, Shared, SharedDoorbell};
+/// use multiprocess::{Context, Event, SharedDoorbell};
 /// use rustix::event::{PollFd, PollFlags, Timespec, poll};
 ///
-/// fn finish((done, bell): (Shared<Event>, SharedDoorbell)) {
+/// fn finish((done, bell): (Event, SharedDoorbell)) {
 ///     done.set(); // publish, then
 ///     bell.ring().unwrap();
 /// }
 ///
 /// fn main() -> Result<(), Box<dyn std::error::Error>> {
 ///     multiprocess::init();
-///     let done = Shared::new(Event::new())?;
+///     let done = Event::new()?;
 ///     let bell = SharedDoorbell::new()?;
 ///     let worker = Context::default().spawn(finish, (done.clone(), bell.try_clone()?))?;
 ///     let second = Timespec { tv_sec: 1, tv_nsec: 0 };

@@ -2,38 +2,34 @@
 //!
 //! [`Context::spawn`] runs a function in another process, by fork, by a fresh start of the
 //! program, or through a forkserver. Arguments and results travel by serde, and handles travel
-//! in them: [`Shared`] values, [`RawValue`], [`RawArray`], [`SharedDoorbell`]s, the ends of [`spsc`] and [`bytes`]
-//! rings. A child that is killed is a [`JoinError`], not a hang.
+//! in them: queues, the ends of rings, locks and their like ([`owned`]), [`Value`] and [`Array`], anything
+//! [`Shared`]. A child that is killed is a [`JoinError`], not a hang.
 //!
 //! # Examples
 //!
 //! ```
-//! use multiprocess::{Context, Lock, RawArray, Shared, spsc};
+//! use multiprocess::{Array, Context, Queue};
 //!
-//! type Jobs = spsc::Consumer<u64>;
-//!
-//! fn work((mut jobs, lock, totals): (Jobs, Shared<Lock>, RawArray<u64>)) -> u64 {
-//!     let mut count = 0;
-//!     while let Ok(job) = jobs.pop() {
-//!         let _guard = lock.lock().unwrap();
-//!         totals.set(0, totals.get(0).unwrap() + job).unwrap();
-//!         count += 1;
+//! fn count((words, lengths): (Queue<String>, Array<u64>)) {
+//!     for word in words.iter() {
+//!         lengths.lock().unwrap()[word.len()] += 1;
 //!     }
-//!     count
 //! }
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     multiprocess::init(); // first line: children start here
-//!     let (mut producer, consumer) = spsc::channel(16)?;
-//!     let lock = Shared::new(Lock::new())?;
-//!     let totals = RawArray::<u64>::zeroed(1)?;
-//!     let worker = Context::default().spawn(work, (consumer, lock.clone(), totals.clone()))?;
-//!     for job in 1..=10 {
-//!         producer.push(job)?;
+//!     let words = Queue::bounded(16)?;
+//!     let lengths = Array::<u64>::zeroed(8)?;
+//!     let start = || Context::default().spawn(count, (words.clone(), lengths.clone()));
+//!     let workers = [start()?, start()?];
+//!     for word in ["kill", "any", "of", "them"] {
+//!         words.put(word.to_string())?;
 //!     }
-//!     drop(producer);
-//!     assert_eq!(worker.join()?, 10);
-//!     assert_eq!(totals.get(0), Some(55));
+//!     words.close();
+//!     for worker in workers {
+//!         worker.join()?;
+//!     }
+//!     assert_eq!(lengths.lock().unwrap()[..5], [0, 0, 1, 1, 2]);
 //!     Ok(())
 //! }
 //! ```
@@ -84,9 +80,17 @@ pub use multiprocess_shm::{
 /// The primitives as they lie in shared memory: fields of a struct behind a [`Shared`].
 pub use multiprocess_sync as sync;
 pub use multiprocess_sync::{
-    Armed, Barrier, BarrierError, BoundedSemaphore, Condition, ConditionWatch, Doorbell,
-    DoorbellFd, Event, InvalidParties, InvalidPermits, Lock, LockError, LockGuard, Mutex,
-    MutexGuard, NotLocked, NotOwner, Once, OnceCell, Permit, RLock, RLockGuard, RawMutex,
-    ReleaseError, RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore, Source, TryAcquireError,
-    TryLockError, WaitError, wait_any, wait_any_with,
+    Armed, BarrierError, ConditionWatch, Doorbell, DoorbellFd, InvalidParties, InvalidPermits,
+    LockError, LockGuard, MutexGuard, NotLocked, NotOwner, Permit, RLockGuard, ReleaseError,
+    RwLockReadGuard, RwLockWriteGuard, Source, TryAcquireError, TryLockError, WaitError, wait_any,
+    wait_any_with,
 };
+pub use owned::{
+    Barrier, BoundedSemaphore, Condition, Event, Lock, Mutex, Once, OnceCell, RLock, RwLock,
+    Semaphore,
+};
+
+/// The examples of the project's README.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

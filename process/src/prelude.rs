@@ -26,12 +26,9 @@
 //! }
 //! ```
 
-pub use crate::owned::{
-    Barrier, BoundedSemaphore, Condition, Event, Lock, Mutex, Once, OnceCell, RLock, RwLock,
-    Semaphore,
-};
 pub use crate::{
-    Array, Context, JoinError, JoinableQueue, LockError, Process, Queue, RawArray, RawValue,
+    Array, Barrier, BoundedSemaphore, Condition, Context, Event, JoinError, JoinableQueue, Lock,
+    LockError, Mutex, Once, OnceCell, Process, Queue, RLock, RawArray, RawValue, RwLock, Semaphore,
     ShareableList, Shared, SharedMemory, ShmSafe, SimpleQueue, SpawnError, StartMethod, Timeout,
     TryLockError, Value, init,
 };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use multiprocess::{Context, Event, Shared, SharedDoorbell, StartMethod, transfer, wait_any_with};
+use multiprocess::{Context, Event, SharedDoorbell, StartMethod, transfer, wait_any_with};
 use multiprocess_testkit::watchdog::Watchdog;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -11,7 +11,7 @@ const BOUND: Timespec = Timespec {
     tv_nsec: 0,
 };
 
-fn set_and_ring((event, bell): (Shared<Event>, SharedDoorbell)) {
+fn set_and_ring((event, bell): (Event, SharedDoorbell)) {
     std::thread::sleep(Duration::from_millis(50));
     event.set();
     bell.ring().unwrap();
@@ -22,7 +22,7 @@ fn a_child_rings_its_parent() {
     let _watchdog = Watchdog::seconds(60);
     for method in [StartMethod::Spawn, StartMethod::Forkserver] {
         let context = Context::new(method).unwrap();
-        let event = Shared::new(Event::new()).unwrap();
+        let event = Event::new().unwrap();
         let bell = SharedDoorbell::new().unwrap();
         let theirs = bell.try_clone().unwrap();
         let worker = context

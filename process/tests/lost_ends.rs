@@ -1,5 +1,6 @@
 //! Ends of rings in messages that do not arrive: their peers are told, and do not wait for ever.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use multiprocess::channel::RecvError;
@@ -8,6 +9,14 @@ use multiprocess_testkit::watchdog::Watchdog;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
 const LIMIT: u64 = 60;
+
+/// A child that another thread forks may keep a dropped `Process`'s socket open for a moment, in which a
+/// result is sent that nobody will read: forks and that test take turns.
+static FORKS: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    FORKS.lock().unwrap_or_else(PoisonError::into_inner)
+}
 const LONG: Duration = Duration::from_secs(600);
 
 /// Cannot be serialised.
@@ -39,6 +48,7 @@ fn contexts() -> [Context; 3] {
 #[test]
 fn arguments_that_cannot_be_serialised_disconnect_the_peer() {
     let _watchdog = Watchdog::seconds(LIMIT);
+    let _turn = turn();
     for context in contexts() {
         let (producer, mut consumer) = spsc::channel::<u64>(4).unwrap();
         let spawned = context.spawn(
@@ -53,6 +63,7 @@ fn arguments_that_cannot_be_serialised_disconnect_the_peer() {
 #[test]
 fn a_result_that_cannot_be_serialised_disconnects_the_peer() {
     let _watchdog = Watchdog::seconds(LIMIT);
+    let _turn = turn();
     for context in contexts() {
         let (producer, mut consumer) = bytes::channel(64).unwrap();
         let child = context.spawn(|producer: bytes::Producer| (producer, Unwilling), producer);
@@ -67,6 +78,7 @@ fn a_result_that_cannot_be_serialised_disconnects_the_peer() {
 #[test]
 fn a_result_that_its_parent_never_reads_disconnects_the_peer() {
     let _watchdog = Watchdog::seconds(LIMIT);
+    let _turn = turn();
     let (producer, mut consumer) = spsc::channel::<u64>(4).unwrap();
     let (mut go, wait) = spsc::channel::<u64>(1).unwrap();
     let give_back = |(producer, mut wait): (spsc::Producer<u64>, spsc::Consumer<u64>)| {

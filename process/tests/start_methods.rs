@@ -6,9 +6,10 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use multiprocess::sync::{Event, Lock};
 use multiprocess::{
-    Context, Event, JoinError, Lock, Process, RawArray, Shared, SpawnError, StartMethod, Timeout,
-    bytes, spsc, transfer,
+    Context, JoinError, Process, RawArray, Shared, SpawnError, StartMethod, Timeout, bytes, spsc,
+    transfer,
 };
 use multiprocess_testkit::watchdog::Watchdog;
 

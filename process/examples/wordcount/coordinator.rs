@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use multiprocess::channel::{RecvError, TryRecvError, TryReserveError};
-use multiprocess::{Context, JoinError, Lock, Process, RawArray, Shared, StartMethod, bytes};
+use multiprocess::sync::Lock;
+use multiprocess::{Context, JoinError, Process, RawArray, Shared, StartMethod, bytes};
 
 use crate::count::{Table, Totals};
 use crate::report::complain;

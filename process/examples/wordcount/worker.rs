@@ -5,7 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
-use multiprocess::{Lock, RawArray, Shared, bytes};
+use multiprocess::sync::Lock;
+use multiprocess::{RawArray, Shared, bytes};
 use serde::{Deserialize, Serialize};
 
 use crate::count::{Outcome, Table, Totals, count_file};
