@@ -4,6 +4,7 @@ use core::cell::Cell;
 use core::fmt;
 use core::ptr::NonNull;
 
+use multiprocess_core::spin::prefetch;
 use multiprocess_core::{AttachError, Deadline, Memory, Peers, Timeout};
 
 use super::{Message, Ring, Slot};
@@ -280,13 +281,17 @@ impl<T: Message, M: Memory, P: Peers> Consumer<T, M, P> {
         given_back
     }
 
+    #[inline(always)]
+    fn slot(&self, position: u64) -> &Slot<T> {
+        let index = (position & (self.capacity - 1)) as usize;
+        // SAFETY: `index < capacity`, for which the region was checked at attach.
+        unsafe { self.slots.add(index).as_ref() }
+    }
+
     /// Step 6. Only called while `head` is below `limit`.
     #[inline(always)]
     fn read(&self) -> T {
-        let index = (self.head & (self.capacity - 1)) as usize;
-        // SAFETY: `index < capacity`, for which the region was checked at attach.
-        let slot = unsafe { self.slots.add(index).as_ref() };
-        slot.with(|slot| {
+        self.slot(self.head).with(|slot| {
             // SAFETY: in bounds and aligned. `head < limit <= tail`: the producer published
             // this slot and does not write it before head passes it. Every byte pattern is a
             // valid T, so a producer that cheats sends garbage and nothing worse.
@@ -324,6 +329,9 @@ impl<T: Message, M: Memory, P: Peers> Consumer<T, M, P> {
             return Err(TryRecvError::Disconnected);
         }
         self.endpoint.lighten();
+        // The message's line is asked for together with the index's, not after it: a fifth of a round
+        // trip.
+        prefetch(self.slot(self.head));
         let mut tail = self.endpoint.peer_index();
         if tail == self.head {
             if self.endpoint.peer_is_gone() {
