@@ -5,10 +5,11 @@
 //! | [`spsc`] | messages of one type, one producer, one consumer: the fastest |
 //! | [`bytes`] | records of any size, written and read in place |
 //! | [`mpmc`] | messages of one type, any number of senders and receivers |
+//! | [`loan`] | messages of any size, written and read in place, any number of senders and receivers |
 //! | [`broadcast`] | messages of one type, from one to many, each of whom gets all of them |
 //!
 //! In the first two every word has one writer, so a process that is killed leaves nothing to repair; in
-//! the third whoever is in the way of what it left steps over it, and takes it back. Indices
+//! `mpmc` and `loan` whoever is in the way of what it left steps over it, and takes it back. Indices
 //! and lengths that a peer wrote are checked against local bounds before they are used.
 //! `no_std` without the `std` feature; nothing allocates; an operation makes no system call
 //! unless a peer sleeps. The crate's `README.md` is its design document.
@@ -24,11 +25,13 @@ mod error;
 mod home;
 #[cfg(not(feature = "std"))]
 mod homeless;
+pub mod loan;
 pub mod mpmc;
 #[cfg(feature = "serde")]
 pub mod queue;
 pub mod spsc;
 mod statistics;
+mod store;
 #[cfg(feature = "serde")]
 mod travel;
 mod waiter;

@@ -75,6 +75,7 @@ mod find;
 #[cfg(feature = "std")]
 mod home;
 mod layout;
+mod lend;
 mod pace;
 mod ready;
 mod receiver;
@@ -82,7 +83,7 @@ mod sender;
 mod table;
 mod taken;
 #[cfg(feature = "serde")]
-mod travel;
+pub(crate) mod travel;
 mod words;
 
 pub use crate::Home;
@@ -96,7 +97,9 @@ pub use sender::Sender;
 pub use table::{JoinError, Recovered};
 pub use taken::Taken;
 
+pub(crate) use endpoint::Endpoint;
 use layout::Parts;
+pub(crate) use lend::Onlooker;
 use words::{MAX_SEATS, Owner};
 
 /// What becomes of a message that a receiver had taken and not released when it died. The ring cannot
@@ -127,6 +130,7 @@ pub struct Config {
     limit: u64,
     is_joinable: bool,
     is_kept: bool,
+    is_lending: bool,
     first: u64,
 }
 
@@ -140,6 +144,7 @@ impl Config {
             limit: 0,
             is_joinable: false,
             is_kept: false,
+            is_lending: false,
             first: 0,
         }
     }
@@ -183,6 +188,14 @@ impl Config {
         self
     }
 
+    /// Messages name blocks of an arena: an orphan that is to be dropped stays until somebody takes it, and
+    /// gives its block back.
+    #[must_use]
+    pub(crate) const fn lending(mut self) -> Self {
+        self.is_lending = true;
+        self
+    }
+
     /// The first ticket: for tests of the wrap.
     #[doc(hidden)]
     #[must_use]
@@ -192,7 +205,7 @@ impl Config {
     }
 
     /// Endpoints.
-    #[cfg(feature = "serde")]
+    #[cfg(feature = "std")]
     pub(crate) const fn seats(&self) -> u32 {
         self.endpoints
     }

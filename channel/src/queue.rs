@@ -25,7 +25,6 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::mpmc::{Config, Statistics};
 
 mod error;
-mod home;
 mod joinable;
 mod shared;
 mod simple;
@@ -36,7 +35,8 @@ pub use error::{GetError, PutError, PutFailure, QueueError};
 pub use joinable::{Job, JoinableQueue};
 pub use simple::SimpleQueue;
 
-use home::{QueueHome, Shape};
+use crate::home::Home;
+use crate::store::{Shape, Store};
 use shared::{Shared, serialise};
 
 /// A message: length and flags, and the value's bytes, or where they are.
@@ -168,10 +168,10 @@ impl<T> Queue<T> {
     }
 
     fn of_shape(shape: Shape) -> Result<Self, QueueError> {
-        Self::over(QueueHome::create(&shape)?, shape)
+        Self::over(Home::create::<Store<Envelope>>(&shape)?, shape)
     }
 
-    fn over(home: QueueHome, shape: Shape) -> Result<Self, QueueError> {
+    fn over(home: Home, shape: Shape) -> Result<Self, QueueError> {
         Ok(Self {
             shared: Arc::new(Shared::new(home, shape)?),
             value: PhantomData,
@@ -185,7 +185,7 @@ impl<T> Queue<T> {
     ///
     /// [`QueueError`].
     pub fn attach(file: OwnedFd) -> Result<Self, QueueError> {
-        let (home, shape) = QueueHome::attach(file)?;
+        let (home, shape) = Home::attach_with_config::<Store<Envelope>>(file)?;
         Self::over(home, shape)
     }
 
@@ -224,12 +224,8 @@ impl<T> Queue<T> {
     }
 
     /// Takes back what dead processes had. Who waits, or finds no room, does this by itself.
-    ///
-    /// # Errors
-    ///
-    /// [`QueueError::Attach`] if a peer has written over the queue.
-    pub fn recover(&self) -> Result<(), QueueError> {
-        self.shared.recover()
+    pub fn recover(&self) {
+        self.shared.recover();
     }
 
     /// What has gone through it.
@@ -328,7 +324,7 @@ impl<T> Clone for Queue<T> {
 
 impl<T> AsFd for Queue<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.shared.home.home.as_fd()
+        self.shared.home.as_fd()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Senders and receivers of `mpmc` inside messages.
 #![cfg(all(not(loom), feature = "serde"))]
 
+use multiprocess_channel::loan;
 use multiprocess_channel::mpmc::{self, Receiver, Sender};
 use multiprocess_channel::{RecvError, TryRecvError, TrySendError};
 use multiprocess_shm::transfer;
@@ -62,4 +63,20 @@ fn another_type_is_refused() {
     let (bytes, fds) = transfer::collect(|| postcard::to_stdvec(&sender).unwrap());
     let other = transfer::supply(fds, || postcard::from_bytes::<Sender<[u64; 2]>>(&bytes));
     assert!(other.is_err());
+}
+
+#[test]
+fn ends_of_a_ring_of_loans_travel_as_well() {
+    let (sender, receiver) = loan::channel(8, 1 << 16).unwrap();
+    let (bytes, parcel) = transfer::collect_parcel(|| postcard::to_stdvec(&(&sender, &receiver)));
+    let bytes = bytes.unwrap();
+    drop(sender);
+    assert!(!receiver.is_disconnected(), "one is under way");
+    let (there, back): (loan::Sender, loan::Receiver) =
+        transfer::supply(parcel.into_fds(), || postcard::from_bytes(&bytes).unwrap());
+    there.loan_value(7_u64).unwrap().send().unwrap();
+    assert_eq!(back.take().unwrap().value(), Some(&7_u64));
+    assert_eq!(back.statistics().endpoints, 3);
+    drop(there);
+    assert!(receiver.is_disconnected());
 }

@@ -65,7 +65,7 @@ pub use view2d::{ShapeError, View2d, View2dMut};
 /// Plain data: the traits that [`Plain`] is made of, and their derives.
 pub use bytemuck;
 pub use multiprocess_channel::queue::{Job, JoinableQueue, Queue, QueueConfig, SimpleQueue};
-pub use multiprocess_channel::{self as channel, broadcast, bytes, mpmc, spsc};
+pub use multiprocess_channel::{self as channel, broadcast, bytes, loan, mpmc, spsc};
 pub use multiprocess_core::copy::RacyCell;
 pub use multiprocess_core::{
     AttachError, CreateError, Deadline, LayoutHash, ParticipantId, Peers, ShmSafe, Timeout, atomic,

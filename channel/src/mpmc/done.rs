@@ -7,11 +7,7 @@ use multiprocess_core::park::{Parked, Patience};
 use multiprocess_core::{Deadline, Errno, Memory, Peers};
 
 use super::endpoint::Endpoint;
-#[cfg(feature = "serde")]
-use super::layout::Slot;
 use super::words::{Role, State, Ticket, Word};
-#[cfg(feature = "serde")]
-use crate::SendError;
 use crate::spsc::Message;
 
 /// Why a wait until all is done ended before.
@@ -44,7 +40,7 @@ impl core::error::Error for WaitDoneError {}
 /// Spreads the bits of what a walk has seen.
 const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
 
-fn is_unreleased(word: Word) -> bool {
+pub(super) fn is_unreleased(word: Word) -> bool {
     matches!(
         word.state,
         State::Ready | State::Reading | State::HeldReading | State::Orphan
@@ -52,16 +48,6 @@ fn is_unreleased(word: Word) -> bool {
 }
 
 impl<T: Message, M: Memory, P: Peers> Endpoint<T, M, P> {
-    /// Slots with a message that was sent and not released. Walks the ring.
-    #[cfg(feature = "serde")]
-    fn unreleased(&self) -> impl Iterator<Item = &Slot<T>> {
-        let slots = (0..self.parts.capacity).map(|index| self.parts.slot(Ticket::new(index)));
-        slots.filter(|slot| {
-            // Acquire: what was done with a message comes before its release.
-            is_unreleased(Word::from_bits(slot.word.load(Acquire)))
-        })
-    }
-
     /// Whether there was a moment, since the call, at which no message was there or in hand.
     ///
     /// Two walks that find the same words, and no message: tickets never come back, so each slot had
@@ -69,49 +55,13 @@ impl<T: Message, M: Memory, P: Peers> Endpoint<T, M, P> {
     fn is_done(&self) -> bool {
         let walk = || {
             (0..self.parts.capacity).try_fold(0_u64, |sum, index| {
-                // Acquire as in `unreleased`.
+                // Acquire: what was done with a message comes before its release.
                 let bits = self.parts.slot(Ticket::new(index)).word.load(Acquire);
                 let has_none = !is_unreleased(Word::from_bits(bits));
                 has_none.then(|| sum.rotate_left(7).wrapping_add(bits).wrapping_mul(MIX))
             })
         };
         walk().is_some_and(|first| walk() == Some(first))
-    }
-
-    /// Waits until `look` finds something, or the ring is closed. `recover` is called at the inner bound.
-    #[cfg(feature = "serde")]
-    pub(super) fn wait_for_memory<R>(
-        &self,
-        deadline: Deadline,
-        look: impl Fn() -> Option<R>,
-        recover: impl Fn(),
-    ) -> Result<R, SendError<()>> {
-        let control = self.parts.control();
-        let bell = &control.rare.memory;
-        let mut patience = Patience::new();
-        loop {
-            let late = deadline.has_passed();
-            let armed = bell.arm();
-            if let Some(found) = look() {
-                return Ok(found);
-            }
-            if control.receivers.is_closed() {
-                return Err(SendError::Disconnected(()));
-            }
-            if late {
-                return Err(SendError::Timeout(()));
-            }
-            match bell.park(armed, &mut patience, deadline) {
-                Ok(Parked::Recheck) => recover(),
-                Ok(_) => {}
-                Err(errno) => return Err(SendError::System((), errno)),
-            }
-        }
-    }
-
-    #[cfg(feature = "serde")]
-    pub(super) fn has_message(&self, is_it: impl Fn(&T) -> bool) -> bool {
-        self.unreleased().any(|slot| is_it(&slot.message.load()))
     }
 
     pub(super) fn wait_until_done(&self, deadline: Deadline) -> Result<(), WaitDoneError> {

@@ -4,7 +4,7 @@ use core::cell::Cell;
 
 use multiprocess_core::atomic::{
     IS_MODEL,
-    Ordering::{Acquire, Relaxed, Release},
+    Ordering::{Relaxed, Release, SeqCst},
 };
 use multiprocess_core::pair::PairSwap;
 use multiprocess_core::park::{Parked, Patience};
@@ -29,7 +29,7 @@ pub(super) const HINT_MASK: u64 = 7;
 /// The high-water mark is looked for once in so many tickets at most, a power of two.
 const HIGH_WATER: u64 = 128;
 
-pub(super) struct Endpoint<T: Message, M: Memory, P: Peers> {
+pub(crate) struct Endpoint<T: Message, M: Memory, P: Peers> {
     memory: M,
     pub(super) parts: Parts<T>,
     peers: P,
@@ -96,6 +96,11 @@ impl<T: Message, M: Memory, P: Peers> Endpoint<T, M, P> {
             None => endpoint.join()?,
         }
         Ok(endpoint)
+    }
+
+    /// Whether it has a seat, of this process.
+    pub(crate) fn is_seated(&self) -> bool {
+        self.is_open && self.is_ours()
     }
 
     /// Keeps a seat for who gets a message.
@@ -197,6 +202,11 @@ impl<T: Message, M: Memory, P: Peers> Endpoint<T, M, P> {
         }
     }
 
+    #[cfg(feature = "serde")]
+    pub(super) fn role(&self) -> Role {
+        self.role
+    }
+
     pub(super) fn memory(&self) -> &M {
         &self.memory
     }
@@ -265,6 +275,33 @@ impl<T: Message, M: Memory, P: Peers> Endpoint<T, M, P> {
         false
     }
 
+    /// Step 7. `false` if a peer has broken the protocol.
+    #[inline(always)]
+    pub(super) fn give_back(&self, ticket: Ticket) -> bool {
+        let word = &self.parts.slot(ticket).word;
+        let reading = Word::new(State::Reading, self.number, ticket).bits();
+        let free = Word::of_nobody(State::Empty, ticket.plus(self.parts.capacity));
+        // Release pairs with the Acquire of step 1: our loads come before the next message's stores.
+        // SeqCst for the bell.
+        let given = word.compare_exchange(reading, free.bits(), SeqCst, Relaxed);
+        if given.is_err() {
+            let handed = self.hand_back(ticket, |held| held.skipped());
+            self.tell_joiners();
+            return handed;
+        }
+        self.parts.control().senders.ring();
+        self.tell_joiners();
+        true
+    }
+
+    /// A message is done.
+    #[inline(always)]
+    pub(super) fn tell_joiners(&self) {
+        if self.parts.is_joinable {
+            self.parts.control().rare.joiners.ring_all();
+        }
+    }
+
     /// One more message; only we write the counter.
     #[inline(always)]
     pub(super) fn count_message(&mut self) {
@@ -290,15 +327,9 @@ impl<T: Message, M: Memory, P: Peers> Endpoint<T, M, P> {
         }
     }
 
-    /// Messages that are there to be received, at the moment of asking. Walks the ring.
+    /// As [`Parts::len`].
     pub(super) fn len(&self) -> u64 {
-        (0..self.parts.capacity)
-            .filter(|&index| {
-                // Acquire: what is told is not older than the caller's last message.
-                let bits = self.parts.slot(Ticket::new(index)).word.load(Acquire);
-                matches!(Word::from_bits(bits).state, State::Ready | State::Orphan)
-            })
-            .count() as u64
+        self.parts.len()
     }
 }
 

@@ -6,7 +6,7 @@ use core::ptr::NonNull;
 
 use multiprocess_core::atomic::{
     AtomicU32, AtomicU64,
-    Ordering::{Relaxed, Release},
+    Ordering::{Acquire, Relaxed, Release},
     Shadow,
 };
 use multiprocess_core::copy::RacyCell;
@@ -22,6 +22,7 @@ const KIND: u32 = 3;
 const DROP_ORPHANS: u32 = 1;
 const JOINABLE: u32 = 2;
 const KEPT: u32 = 4;
+const LENDING: u32 = 8;
 
 /// Fields beside the common header that never change after init.
 #[repr(C)]
@@ -55,7 +56,7 @@ pub(super) struct Rare {
     pub(super) orphaned: AtomicU64,
     /// Where those sleep who wait until all is done. Rung by receivers of a joinable ring.
     pub(super) joiners: Bell,
-    /// Where those sleep who wait for memory of a queue's. Rung by who frees some.
+    /// Where those sleep who wait for a block of the arena beside it. Rung by who frees one.
     pub(super) memory: Bell,
 }
 
@@ -74,7 +75,7 @@ pub(super) struct Seat {
 
 /// A slot: its word, and the message beside it.
 #[repr(C)]
-pub(super) struct Slot<T> {
+pub(crate) struct Slot<T> {
     pub(super) word: AtomicU64,
     pub(super) message: RacyCell<T>,
     /// Where a model sees who has the message in hand.
@@ -117,7 +118,7 @@ mod asserted {
 }
 
 /// Where the parts of a ring lie that was found good.
-pub(super) struct Parts<T> {
+pub(crate) struct Parts<T> {
     control: NonNull<Control>,
     seats: NonNull<Seat>,
     slots: NonNull<u8>,
@@ -129,6 +130,7 @@ pub(super) struct Parts<T> {
     pub(super) limit: u64,
     pub(super) is_joinable: bool,
     pub(super) is_kept: bool,
+    pub(super) is_lending: bool,
     message: PhantomData<T>,
 }
 
@@ -165,6 +167,7 @@ impl<T: Message> Parts<T> {
             limit: config.limit,
             is_joinable: config.is_joinable,
             is_kept: config.is_kept,
+            is_lending: config.is_lending,
             message: PhantomData,
         })
     }
@@ -184,6 +187,17 @@ impl<T: Message> Parts<T> {
         }
         // SAFETY: below the count, for which the region was checked; otherwise as `control`.
         Some(unsafe { self.seats.add(usize::from(number)).as_ref() })
+    }
+
+    /// Messages that are there to be received, at the moment of asking. Walks the ring.
+    pub(super) fn len(&self) -> u64 {
+        (0..self.capacity)
+            .filter(|&index| {
+                // Acquire: what is told is not older than the caller's last message.
+                let bits = self.slot(Ticket::new(index)).word.load(Acquire);
+                matches!(Word::from_bits(bits).state, State::Ready | State::Orphan)
+            })
+            .count() as u64
     }
 
     #[inline(always)]
@@ -254,7 +268,10 @@ unsafe impl<T: Message> Place for Ring<T> {
             Orphans::Drop => DROP_ORPHANS,
         };
         let flag = |is_set, flag| if is_set { flag } else { 0 };
-        let flags = drops | flag(config.is_joinable, JOINABLE) | flag(config.is_kept, KEPT);
+        let flags = drops
+            | flag(config.is_joinable, JOINABLE)
+            | flag(config.is_kept, KEPT)
+            | flag(config.is_lending, LENDING);
         let first = Ticket::new(config.first);
         let control = Control {
             fixed: CachePadded::new(Fixed {
@@ -354,6 +371,7 @@ unsafe impl<T: Message> Place for Ring<T> {
             limit,
             is_joinable: flags & JOINABLE != 0,
             is_kept: flags & KEPT != 0,
+            is_lending: flags & LENDING != 0,
             first: 0,
         };
         Parts::<T>::of(region, &config)?;

@@ -5,6 +5,7 @@ use multiprocess_core::{Memory, Peers};
 use multiprocess_sync::{Armed, Source};
 
 use super::Receiver;
+use super::layout::Parts;
 use super::words::{Role, State, Word};
 use crate::spsc::Message;
 
@@ -29,17 +30,31 @@ use crate::spsc::Message;
 /// ```
 impl<T: Message, M: Memory, P: Peers> Source for Receiver<T, M, P> {
     fn is_ready(&self) -> bool {
-        let parts = &self.endpoint.parts;
+        let (parts, cursor) = (&self.endpoint.parts, self.endpoint.cursor);
         // Acquire: what is ready is seen whole by who receives it next.
-        let first = Word::from_bits(parts.slot(self.endpoint.cursor).word.load(Acquire));
-        first.state == State::Ready && first.ticket == self.endpoint.cursor
-            || self.endpoint.len() > 0
-            || parts.control().receivers.is_closed()
-            || !parts.is_kept && parts.is_deserted(Role::Sender)
+        let first = Word::from_bits(parts.slot(cursor).word.load(Acquire));
+        first.state == State::Ready && first.ticket == cursor || parts.is_ready()
     }
 
     fn arm(&self) -> Armed<'_> {
-        let bell = &self.endpoint.parts.control().receivers;
+        self.endpoint.parts.arm()
+    }
+
+    fn pass_on(&self) {
+        self.endpoint.parts.pass_on();
+    }
+}
+
+impl<T: Message> Parts<T> {
+    /// Whether a receiver is not to wait. Walks the ring.
+    pub(super) fn is_ready(&self) -> bool {
+        self.len() > 0
+            || self.control().receivers.is_closed()
+            || !self.is_kept && self.is_deserted(Role::Sender)
+    }
+
+    pub(super) fn arm(&self) -> Armed<'_> {
+        let bell = &self.control().receivers;
         // Dekker: after this the look, as in `bell.rs`.
         let seen = bell.arm();
         if self.is_ready() {
@@ -48,7 +63,7 @@ impl<T: Message, M: Memory, P: Peers> Source for Receiver<T, M, P> {
         Armed::Waiting(bell.entry(seen))
     }
 
-    fn pass_on(&self) {
-        self.endpoint.parts.control().receivers.pass_on();
+    pub(super) fn pass_on(&self) {
+        self.control().receivers.pass_on();
     }
 }

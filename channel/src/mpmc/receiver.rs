@@ -37,7 +37,7 @@ use crate::{RecvError, TryRecvError};
 /// A child's copy takes a seat of its own when it is first used; if none is free it is
 /// disconnected.
 pub struct Receiver<T: Message, M: Memory = Home, P: Peers = Home> {
-    pub(super) endpoint: Endpoint<T, M, P>,
+    pub(crate) endpoint: Endpoint<T, M, P>,
     /// How often there had been orphans when we last found none.
     pub(super) orphaned: u64,
     /// Whether `recv` takes in one step.
@@ -102,7 +102,7 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
     pub fn recv_timeout(&mut self, timeout: impl Into<Timeout>) -> Result<T, RecvError> {
         match self.attempt() {
             Look::Done(message) => Ok(message),
-            Look::NotYet => self.wait(timeout.into(), Self::attempt),
+            Look::NotYet => self.wait(Deadline::after(timeout), Self::attempt),
             Look::Failed(error) => Err(blocking(error)),
         }
     }
@@ -142,9 +142,9 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
     #[inline]
     pub fn try_take(&mut self) -> Result<Taken<'_, T, M, P>, TryRecvError> {
         match self.attempt_take() {
-            Look::Done(ticket) => Ok(Taken {
+            Look::Done(found) => Ok(Taken {
                 receiver: self,
-                ticket,
+                ticket: found.ticket,
             }),
             Look::NotYet => Err(TryRecvError::Empty),
             Look::Failed(error) => Err(error),
@@ -171,24 +171,23 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
         &mut self,
         timeout: impl Into<Timeout>,
     ) -> Result<Taken<'_, T, M, P>, RecvError> {
-        let ticket = match self.attempt_take() {
-            Look::Done(ticket) => ticket,
-            Look::NotYet => self.wait(timeout.into(), Self::attempt_take)?,
+        let found = match self.attempt_take() {
+            Look::Done(found) => found,
+            Look::NotYet => self.wait(Deadline::after(timeout), Self::attempt_take)?,
             Look::Failed(error) => return Err(blocking(error)),
         };
         Ok(Taken {
             receiver: self,
-            ticket,
+            ticket: found.ticket,
         })
     }
 
     #[cold]
     fn wait<R>(
         &mut self,
-        timeout: Timeout,
+        deadline: Deadline,
         look: impl Fn(&mut Self) -> Look<R, TryRecvError>,
     ) -> Result<R, RecvError> {
-        let deadline = Deadline::after(timeout);
         match wait(self, |receiver| &mut receiver.endpoint, deadline, look) {
             Ok(result) => Ok(result),
             Err(GaveUp::Timeout) => Err(RecvError::Timeout),
@@ -211,7 +210,7 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
             return self.attempt_one_step();
         }
         match self.attempt_take() {
-            Look::Done(ticket) => {
+            Look::Done(Word { ticket, .. }) => {
                 let message = self.read(ticket);
                 self.give_back(ticket);
                 Look::Done(message)
@@ -221,9 +220,9 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
         }
     }
 
-    /// Step 5.
+    /// Step 5. The word as it was found.
     #[inline(always)]
-    fn attempt_take(&mut self) -> Look<Ticket, TryRecvError> {
+    fn attempt_take(&mut self) -> Look<Word, TryRecvError> {
         self.attempt_at_found(|receiver, Found { word, in_order }| {
             let slot = receiver.endpoint.parts.slot(word.ticket);
             let mine = word.taken(receiver.endpoint.number, in_order);
@@ -238,7 +237,7 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
                 // It counts no longer.
                 receiver.endpoint.parts.control().senders.ring();
             }
-            Some(word.ticket)
+            Some(word)
         })
     }
 
@@ -255,7 +254,7 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
                 .ok()?;
             receiver.pass(word.ticket, in_order);
             receiver.endpoint.parts.control().senders.ring();
-            receiver.tell_joiners();
+            receiver.endpoint.tell_joiners();
             Some(message)
         })
     }
@@ -341,29 +340,7 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
     #[inline(always)]
     pub(super) fn give_back(&mut self, ticket: Ticket) -> bool {
         self.endpoint.in_hand = self.endpoint.in_hand.saturating_sub(1);
-        let number = self.endpoint.number;
-        let word = &self.endpoint.parts.slot(ticket).word;
-        let reading = Word::new(State::Reading, number, ticket).bits();
-        let free = Word::of_nobody(State::Empty, ticket.plus(self.endpoint.parts.capacity));
-        // Release pairs with the Acquire of step 1: our loads come before the next message's stores.
-        // SeqCst for the bell.
-        let given = word.compare_exchange(reading, free.bits(), SeqCst, Relaxed);
-        if given.is_err() {
-            let handed = self.endpoint.hand_back(ticket, |held| held.skipped());
-            self.tell_joiners();
-            return handed;
-        }
-        self.endpoint.parts.control().senders.ring();
-        self.tell_joiners();
-        true
-    }
-
-    /// A message is done.
-    #[inline(always)]
-    fn tell_joiners(&self) {
-        if self.endpoint.parts.is_joinable {
-            self.endpoint.parts.control().rare.joiners.ring_all();
-        }
+        self.endpoint.give_back(ticket)
     }
 
     /// Step 11.
@@ -398,13 +375,22 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
         }
     }
 
-    /// [`take_timeout`](Self::take_timeout) without a guard: the message's ticket, for the functions below.
-    #[cfg(feature = "serde")]
-    pub(crate) fn take_raw(&mut self, timeout: Timeout) -> Result<u64, RecvError> {
-        let taken = self.take_timeout(timeout)?;
-        let ticket = taken.ticket.bits();
-        core::mem::forget(taken);
-        Ok(ticket)
+    /// [`take`](Self::take) without a guard, for the functions below: the message's ticket, and whether it
+    /// was an orphan. Waits if there is a deadline, for which it asks when it has to.
+    #[inline]
+    pub(crate) fn take_raw(
+        &mut self,
+        deadline: impl FnOnce() -> Option<Deadline>,
+    ) -> Result<(u64, bool), RecvError> {
+        let found = match self.attempt_take() {
+            Look::Done(found) => found,
+            Look::NotYet => {
+                let deadline = deadline().ok_or(RecvError::Timeout)?;
+                self.wait(deadline, Self::attempt_take)?
+            }
+            Look::Failed(error) => return Err(blocking(error)),
+        };
+        Ok((found.ticket.bits(), found.state == State::Orphan))
     }
 
     /// Where the message is that [`take_raw`](Self::take_raw) took.
@@ -413,27 +399,25 @@ impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
         &self.endpoint.parts.slot(Ticket::new(ticket)).message
     }
 
+    #[inline]
+    pub(crate) fn read_raw(&self, ticket: u64) -> T {
+        self.read(Ticket::new(ticket))
+    }
+
     /// Not in a forked child: the message is its parent's.
-    #[cfg(feature = "serde")]
+    #[inline]
     pub(crate) fn release_raw(&mut self, ticket: u64) -> bool {
         self.endpoint.is_ours() && self.give_back(Ticket::new(ticket))
     }
 
-    #[cfg(feature = "serde")]
     pub(crate) fn give_up_raw(&mut self, ticket: u64) -> bool {
         self.endpoint.is_ours() && self.give_up(Ticket::new(ticket))
-    }
-
-    /// Those who wait for memory are to look.
-    #[cfg(feature = "serde")]
-    pub(crate) fn ring_for_memory(&self) {
-        self.endpoint.parts.control().rare.memory.ring_all();
     }
 
     /// Whether it has a seat, of this process.
     #[cfg(feature = "serde")]
     pub(crate) fn is_seated(&self) -> bool {
-        self.endpoint.is_open && self.endpoint.is_ours()
+        self.endpoint.is_seated()
     }
 
     /// Another receiver for the same ring.

@@ -40,7 +40,7 @@ const RESENDS: u32 = 64;
 /// A child's copy takes a seat of its own when it is first used; if none is free it is
 /// disconnected.
 pub struct Sender<T: Message, M: Memory = Home, P: Peers = Home> {
-    pub(super) endpoint: Endpoint<T, M, P>,
+    pub(crate) endpoint: Endpoint<T, M, P>,
 }
 
 impl<T: Message, M: Memory, P: Peers> Sender<T, M, P> {
@@ -181,29 +181,12 @@ impl<T: Message, M: Memory, P: Peers> Sender<T, M, P> {
     /// Whether it has a seat, of this process.
     #[cfg(feature = "serde")]
     pub(crate) fn is_seated(&self) -> bool {
-        self.endpoint.is_open && self.endpoint.is_ours()
+        self.endpoint.is_seated()
     }
 
     #[cfg(feature = "serde")]
     pub(crate) fn is_closed(&self) -> bool {
         self.endpoint.parts.control().receivers.is_closed()
-    }
-
-    /// Waits until `look` finds something, which who rings for memory brings about.
-    #[cfg(feature = "serde")]
-    pub(crate) fn wait_for_memory<R>(
-        &self,
-        deadline: Deadline,
-        look: impl Fn() -> Option<R>,
-        recover: impl Fn(),
-    ) -> Result<R, SendError<()>> {
-        self.endpoint.wait_for_memory(deadline, look, recover)
-    }
-
-    /// Those who wait for memory are to look.
-    #[cfg(feature = "serde")]
-    pub(crate) fn ring_for_memory(&self) {
-        self.endpoint.parts.control().rare.memory.ring_all();
     }
 
     /// Sends what `write` writes into a slot, perhaps more than once.
@@ -221,12 +204,6 @@ impl<T: Message, M: Memory, P: Peers> Sender<T, M, P> {
             }),
             Look::Failed(error) => Err(blocking(error)),
         }
-    }
-
-    /// Whether a message that was sent and not released is one of those.
-    #[cfg(feature = "serde")]
-    pub(crate) fn has_message(&self, is_it: impl Fn(&T) -> bool) -> bool {
-        self.endpoint.has_message(is_it)
     }
 
     /// Waits until no message is in the ring, nor in the hands of a receiver, for at most `timeout`. The

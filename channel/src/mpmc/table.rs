@@ -121,6 +121,7 @@ impl<T: Message> Parts<T> {
             Role::Receiver => {
                 self.control().senders.ring_all();
                 self.control().rare.joiners.ring_all();
+                self.control().rare.memory.ring_all();
             }
         }
     }
@@ -217,12 +218,17 @@ impl<T: Message> Parts<T> {
             self.control().senders.ring_all();
             self.control().receivers.ring_all();
             self.control().rare.joiners.ring_all();
+            self.control().rare.memory.ring_all();
         }
         recovered
     }
 
     /// Hands back all that `dead`, or who leaves with messages in hand, held. By CAS on the exact word, so that it can be done twice.
     pub(super) fn take_back(&self, dead: Owner, recovered: &mut Recovered) {
+        let orphans = match self.is_lending {
+            true => Orphans::Redeliver,
+            false => self.orphans,
+        };
         for index in 0..self.capacity {
             let slot = self.slot(Ticket::new(index));
             // Others only ever advance the ticket of a held slot, once in a lap; the bound is for
@@ -233,7 +239,7 @@ impl<T: Message> Parts<T> {
                 if word.owner != dead {
                     break;
                 }
-                let next = match (word.state, self.orphans) {
+                let next = match (word.state, orphans) {
                     (State::Writing | State::HeldWriting, _) => word.skipped(),
                     (State::Reading | State::HeldReading, Orphans::Redeliver) => word.orphaned(),
                     (State::Reading, Orphans::Drop) => {

@@ -2,24 +2,24 @@
 //! a seat is kept for it, so that nobody takes the ring for deserted while the message is under way.
 
 use std::cell::Cell;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use multiprocess_core::{Memory, Place};
+use multiprocess_core::{Memory, Peers, Place};
 use multiprocess_shm::transfer::{Fd, refuse_receiving, refuse_sending};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::endpoint::Endpoint;
 use super::layout::Parts;
 use super::words::{Owner, Role};
-use super::{ChannelError, Home, Receiver, Ring, Sender};
+use super::{AttachRingError, ChannelError, Home, Receiver, Ring, Sender};
 use crate::spsc::Message;
 
 /// What travels beside the descriptor: the seat's number and word.
-type Kept = (Owner, u64);
+pub(crate) type Kept = (Owner, u64);
 
 /// The descriptor, and what to do if nobody gets it. Serialises once.
 struct Duplicate<'a> {
-    home: &'a Home,
+    file: BorrowedFd<'a>,
     if_lost: Cell<Option<Box<dyn FnOnce() + Send>>>,
 }
 
@@ -28,7 +28,7 @@ impl Serialize for Duplicate<'_> {
         let Some(leave) = self.if_lost.take() else {
             return Err(refuse_sending("the handle was serialised twice"));
         };
-        Fd::serialize_unique(self.home.as_fd(), move |_| leave(), serializer)
+        Fd::serialize_unique(self.file, move |_| leave(), serializer)
     }
 }
 
@@ -41,65 +41,90 @@ impl Drop for Duplicate<'_> {
     }
 }
 
-fn send<T: Message, S: Serializer>(
-    endpoint: &Endpoint<T, Home, Home>,
-    role: Role,
+/// The end of a ring in `M`, whose descriptor is `file`.
+pub(crate) fn send<T, M, P, S>(
+    endpoint: &Endpoint<T, M, P>,
+    file: BorrowedFd<'_>,
     serializer: S,
-) -> Result<S::Ok, S::Error> {
+) -> Result<S::Ok, S::Error>
+where
+    T: Message,
+    M: Memory + Clone + Send + 'static,
+    P: Peers,
+    S: Serializer,
+{
     if !endpoint.is_open {
         return Err(refuse_sending("this end of the ring is closed"));
     }
+    let role = endpoint.role();
     let (number, word) = endpoint.keep_seat().map_err(refuse_sending)?;
-    let home = endpoint.memory().clone();
+    let memory = endpoint.memory().clone();
     let leave = move || {
-        let parts = Ring::<T>::attach(home.region())
-            .and_then(|config| Parts::<T>::of(home.region(), &config));
+        let region = memory.region();
+        let parts = Ring::<T>::attach(region).and_then(|config| Parts::<T>::of(region, &config));
         if let Ok(parts) = parts {
             parts.leave(number, word, role);
         }
     };
     let kept: Kept = (number, word);
     let duplicate = Duplicate {
-        home: endpoint.memory(),
+        file,
         if_lost: Cell::new(Some(Box::new(leave))),
     };
     (duplicate, kept).serialize(serializer)
 }
 
-fn receive<'de, T: Message, D: Deserializer<'de>>(
-    role: Role,
+/// What [`send`] has sent: `attach` makes an end of it.
+pub(crate) fn receive<'de, R, D: Deserializer<'de>>(
     deserializer: D,
-) -> Result<Endpoint<T, Home, Home>, D::Error> {
+    attach: impl FnOnce(OwnedFd, Kept) -> Result<R, ChannelError>,
+) -> Result<R, D::Error> {
     let (fd, kept): (Fd, Kept) = Deserialize::deserialize(deserializer)?;
-    let attach = || {
-        let home = Home::attach::<Ring<T>>(fd.into_inner())?;
-        let endpoint = Endpoint::attach_kept(home.clone(), home, role, kept)?;
-        Ok::<_, ChannelError>(endpoint)
-    };
-    attach().map_err(refuse_receiving)
+    attach(fd.into_inner(), kept).map_err(refuse_receiving)
 }
 
 impl<T: Message> Serialize for Sender<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        send(&self.endpoint, Role::Sender, serializer)
+        send(&self.endpoint, self.memory().as_fd(), serializer)
     }
 }
 
 impl<'de, T: Message> Deserialize<'de> for Sender<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let endpoint = receive(Role::Sender, deserializer)?;
-        Ok(Self { endpoint })
+        receive(deserializer, |file, kept| {
+            let home = Home::attach::<Ring<T>>(file)?;
+            Ok(Self::attach_kept(home.clone(), home, kept)?)
+        })
     }
 }
 
 impl<T: Message> Serialize for Receiver<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        send(&self.endpoint, Role::Receiver, serializer)
+        send(&self.endpoint, self.memory().as_fd(), serializer)
     }
 }
 
 impl<'de, T: Message> Deserialize<'de> for Receiver<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self::with(receive(Role::Receiver, deserializer)?))
+        receive(deserializer, |file, kept| {
+            let home = Home::attach::<Ring<T>>(file)?;
+            Ok(Self::attach_kept(home.clone(), home, kept)?)
+        })
+    }
+}
+
+impl<T: Message, M: Memory, P: Peers> Sender<T, M, P> {
+    /// With a seat that was kept for us.
+    pub(crate) fn attach_kept(memory: M, peers: P, kept: Kept) -> Result<Self, AttachRingError> {
+        let endpoint = Endpoint::attach_kept(memory, peers, Role::Sender, kept)?;
+        Ok(Self { endpoint })
+    }
+}
+
+impl<T: Message, M: Memory, P: Peers> Receiver<T, M, P> {
+    /// With a seat that was kept for us.
+    pub(crate) fn attach_kept(memory: M, peers: P, kept: Kept) -> Result<Self, AttachRingError> {
+        let endpoint = Endpoint::attach_kept(memory, peers, Role::Receiver, kept)?;
+        Ok(Self::with(endpoint))
     }
 }

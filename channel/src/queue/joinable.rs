@@ -125,12 +125,8 @@ impl<T> JoinableQueue<T> {
     }
 
     /// As [`Queue::recover`].
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub fn recover(&self) -> Result<(), QueueError> {
-        self.queue.recover()
+    pub fn recover(&self) {
+        self.queue.recover();
     }
 
     /// As [`Queue::statistics`].

@@ -1,43 +1,38 @@
 //! What the handles of one process share: its places at the ring, and the arena.
 //!
-//! # Large values
-//!
-//! A value that does not fit a slot lies in a block of the arena, and the slot says where. The block is the
-//! sender's until who takes the message *adopts* it. *put*: (1) allocate; (2) write; (3) send. *get*: (4)
-//! take; (5) adopt; (6) read; (7) release; (8) free. *recover*: (9) a block of the dead that no message
-//! names is freed; one that a message names waits for step 5, whoever's it is.
-//!
-//! | killed right after step | left behind | recovery |
-//! |---|---|---|
-//! | 1, 2 | a block that no message names | freed |
-//! | 3, 4 | a message, or an orphan, that names it | adopted by who takes that |
-//! | 5, 6 | an orphan that names it | the same |
-//! | 7 | a block that no message names | freed |
-//!
-//! Released before it is freed: the other way round an orphan could name a block that is another's.
+//! A value that does not fit a slot lies in a block of the arena, and the slot says where: `store.rs` has the
+//! protocol, and what a kill leaves behind.
 
 use std::alloc::Layout;
 
 use multiprocess_core::{Deadline, Timeout, copy};
-use multiprocess_shm::{AllocError, Block};
+use multiprocess_shm::Block;
 
 use super::error::{GetError, PutFailure, QueueError};
-use super::home::{Part, QueueArena, QueueHome, Shape};
 use super::spare::Spare;
 use super::{Envelope, INLINE};
 use crate::home::Home;
 use crate::mpmc::{AttachRingError, JoinError, Receiver, Sender};
+use crate::store::{Blocks, Names, Part, Refused, Shape};
 use crate::{RecvError, SendError};
 
-pub(super) type Tx = Sender<Envelope, Part, Home>;
-pub(super) type Rx = Receiver<Envelope, Part, Home>;
+pub(super) type Tx = Sender<Envelope, Part<Home>, Home>;
+pub(super) type Rx = Receiver<Envelope, Part<Home>, Home>;
 
 /// In an envelope's first word, above the length: the second word says where the value lies.
 const SPILLED: u64 = 1 << 63;
 
+impl Names for Envelope {
+    fn block(&self) -> Option<u64> {
+        (self[0] & SPILLED != 0).then_some(self[1])
+    }
+}
+
 pub(super) struct Shared {
-    pub(super) home: QueueHome,
-    arena: QueueArena,
+    pub(super) home: Home,
+    blocks: Blocks<Envelope, Home, Home>,
+    /// The ring's bytes.
+    ring: Part<Home>,
     pub(super) shape: Shape,
     senders: Spare<Tx>,
     receivers: Spare<Rx>,
@@ -50,10 +45,12 @@ pub(super) struct InHand {
 }
 
 impl Shared {
-    pub(super) fn new(home: QueueHome, shape: Shape) -> Result<Self, QueueError> {
+    pub(super) fn new(home: Home, shape: Shape) -> Result<Self, QueueError> {
+        let (blocks, ring) = Blocks::attach(home.clone(), home.clone())?;
         Ok(Self {
-            arena: home.arena()?,
             home,
+            blocks,
+            ring,
             shape,
             senders: Spare::new(),
             receivers: Spare::new(),
@@ -65,10 +62,7 @@ impl Shared {
     fn with_sender<R>(&self, use_it: impl FnOnce(&mut Tx) -> R) -> Result<R, AttachRingError> {
         let mut sender = match self.senders.take().filter(|sender| sender.is_seated()) {
             Some(sender) => sender,
-            None => Box::new(Sender::attach(
-                self.home.ring.clone(),
-                self.home.home.clone(),
-            )?),
+            None => Box::new(Sender::attach(self.ring.clone(), self.home.clone())?),
         };
         let result = use_it(&mut sender);
         if sender.is_seated() {
@@ -79,7 +73,7 @@ impl Shared {
 
     /// Who looks on: it needs no place.
     pub(super) fn onlooker(&self) -> Result<Tx, AttachRingError> {
-        Sender::onlooker(self.home.ring.clone(), self.home.home.clone())
+        Sender::onlooker(self.ring.clone(), self.home.clone())
     }
 
     #[inline]
@@ -90,7 +84,7 @@ impl Shared {
             .filter(|receiver| receiver.is_seated())
         {
             Some(receiver) => Ok(receiver),
-            None => Receiver::attach(self.home.ring.clone(), self.home.home.clone()).map(Box::new),
+            None => Receiver::attach(self.ring.clone(), self.home.clone()).map(Box::new),
         }
     }
 
@@ -127,20 +121,14 @@ impl Shared {
         let Ok(layout) = Layout::from_size_align(bytes.len(), 1) else {
             return Err(too_large);
         };
-        if bytes.len() as u64 > self.arena.config().bytes() {
-            return Err(too_large);
-        }
-        let block = match self.arena.allocate(layout) {
+        let recover = || {
+            self.blocks.recover(None);
+        };
+        let block = match self.blocks.allocate(layout, || deadline, recover) {
             Ok(block) => block,
-            Err(AllocError::NoSpace { .. }) => {
-                self.recover_blocks(sender);
-                let again = || self.arena.allocate(layout).ok();
-                let recover = || self.recover_blocks(sender);
-                let waited = sender.wait_for_memory(deadline, again, recover);
-                waited.map_err(failure)?
-            }
-            // A forked child for which the table of participants has no place.
-            Err(_) => {
+            Err(Refused::TooLarge) => return Err(too_large),
+            Err(Refused::Waiting(error)) => return Err(failure(error)),
+            Err(Refused::NotAParticipant) => {
                 return Err(PutFailure::Queue(QueueError::Join(
                     JoinError::NotAParticipant,
                 )));
@@ -148,32 +136,21 @@ impl Shared {
         };
         // SAFETY: the block is ours, and as large as asked for; peers read it by atomics of the same
         // unit, or not before they have the message.
-        unsafe { copy::store_slice(self.arena.data(&block).as_ptr(), bytes) };
+        unsafe { copy::store_slice(self.blocks.arena().data(&block).as_ptr(), bytes) };
         let mut envelope = Envelope::default();
         envelope[0] = SPILLED | bytes.len() as u64;
         envelope[1] = block.offset();
         let sent = deliver(sender, &envelope, || deadline);
         if sent.is_err() {
-            let _ = self.arena.free(block);
-            sender.ring_for_memory();
+            self.blocks.free(block);
         }
         // Otherwise it is whose the message is.
         sent
     }
 
-    /// Step 9, after the ring's own: what the dead had in hand is named by an orphan then.
-    fn recover_blocks(&self, sender: &Tx) {
-        sender.recover();
-        self.arena.recover_unless(|offset| {
-            sender.has_message(|message| message[0] & SPILLED != 0 && message[1] == offset)
-        });
-        sender.ring_for_memory();
-    }
-
     /// Takes back all that the dead had.
-    pub(super) fn recover(&self) -> Result<(), QueueError> {
-        self.recover_blocks(&self.onlooker()?);
-        Ok(())
+    pub(super) fn recover(&self) {
+        self.blocks.recover(None);
     }
 
     /// Takes a message and gives its bytes to `decode`. It stays in hand, also if `decode` fails; if that
@@ -184,12 +161,14 @@ impl Shared {
         timeout: Timeout,
         decode: impl FnOnce(&[u8]) -> R,
     ) -> Result<(InHand, Result<R, GetError>), GetError> {
-        let ticket = receiver.take_raw(timeout).map_err(|error| match error {
-            RecvError::Timeout => GetError::Empty,
-            RecvError::Disconnected => GetError::Closed,
-            RecvError::Corrupt => GetError::Corrupt,
-            RecvError::System(errno) => GetError::System(errno),
-        })?;
+        let (ticket, _) = receiver
+            .take_raw(|| Some(Deadline::after(timeout)))
+            .map_err(|error| match error {
+                RecvError::Timeout => GetError::Empty,
+                RecvError::Disconnected => GetError::Closed,
+                RecvError::Corrupt => GetError::Corrupt,
+                RecvError::System(errno) => GetError::System(errno),
+            })?;
         let cell = receiver.cell_raw(ticket);
         let mut envelope = Envelope::default();
         cell.load_first(&mut envelope[..1]);
@@ -205,15 +184,13 @@ impl Shared {
             let decoded = bytes.get(..len).map(decode).ok_or(GetError::Corrupt);
             return Ok((hand, decoded));
         }
-        // SAFETY: the message names it, and is in our hands alone: its holder, alive or dead, has passed
-        // it on. (A peer that lies about it gets us another's bytes, and that one loses them.)
-        hand.block = unsafe { self.arena.adopt(envelope[1]) };
+        hand.block = self.blocks.adopt(&envelope);
         let decoded = match &hand.block {
             Some(block) if len <= block.size() => {
                 // Copied out: a peer may write there at any time.
                 let mut bytes = vec![0_u8; len];
                 // SAFETY: inside the block, as just checked.
-                unsafe { copy::load_slice(self.arena.data(block).as_ptr(), &mut bytes) };
+                unsafe { copy::load_slice(self.blocks.arena().data(block).as_ptr(), &mut bytes) };
                 Ok(decode(&bytes))
             }
             _ => Err(GetError::Corrupt),
@@ -221,14 +198,13 @@ impl Shared {
         Ok((hand, decoded))
     }
 
-    /// Steps 7 and 8.
+    /// Steps 7 and 8 of `store.rs`.
     pub(super) fn release(&self, receiver: &mut Rx, hand: InHand) {
         let released = receiver.release_raw(hand.ticket);
         if let Some(block) = hand.block
             && released
         {
-            let _ = self.arena.free(block);
-            receiver.ring_for_memory();
+            self.blocks.free(block);
         }
     }
 
