@@ -3,6 +3,7 @@
 mod boost;
 mod bytes;
 mod forkserver;
+mod loan;
 mod lock;
 mod lock_pthread;
 mod mpmc;
@@ -44,6 +45,9 @@ pub(crate) const ALL: &[&Comparison] = &[
     &mpmc::ALL[0],
     &mpmc::ALL[1],
     &mpmc::ALL[2],
+    &loan::ALL[0],
+    &loan::ALL[1],
+    &loan::ALL[2],
     &queue::ALL[0],
     &queue::ALL[1],
     &bytes::FOUR_KIB,

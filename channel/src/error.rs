@@ -126,6 +126,29 @@ const TIMEOUT: &str = "timed out";
 const DISCONNECTED: &str = "the other end is gone";
 const CORRUPT: &str = "the ring is corrupt";
 
+impl<T> TrySendError<T> {
+    /// The same error without what was not sent, which may be borrowed from the sender.
+    pub fn without_message(self) -> TrySendError<()> {
+        match self {
+            Self::Full(_) => TrySendError::Full(()),
+            Self::Disconnected(_) => TrySendError::Disconnected(()),
+            Self::Corrupt(_) => TrySendError::Corrupt(()),
+        }
+    }
+}
+
+impl<T> SendError<T> {
+    /// The same error without what was not sent, which may be borrowed from the sender.
+    pub fn without_message(self) -> SendError<()> {
+        match self {
+            Self::Timeout(_) => SendError::Timeout(()),
+            Self::Disconnected(_) => SendError::Disconnected(()),
+            Self::Corrupt(_) => SendError::Corrupt(()),
+            Self::System(_, errno) => SendError::System((), errno),
+        }
+    }
+}
+
 impl<T> fmt::Display for TrySendError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

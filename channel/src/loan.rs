@@ -73,7 +73,7 @@ pub struct Config(Shape);
 impl Config {
     /// A ring of at least `capacity` messages, for 32 endpoints, that redelivers orphans; with `bytes` for the
     /// blocks of all messages, loans and samples together. A block takes up to a quarter more than was asked
-    /// for, and at least 64 bytes; large ones need so many bytes in a row.
+    /// for, and at least 128 bytes; large ones need so many bytes in a row.
     pub const fn new(capacity: u64, bytes: u64) -> Self {
         Self(Shape {
             ring: crate::mpmc::Config::new(capacity).lending(),

@@ -69,7 +69,7 @@ const fn stream<const N: usize>() -> Contender {
 
 /// The two processes, neither of which dies.
 #[derive(Clone, Copy)]
-struct Two(u16);
+pub(super) struct Two(u16);
 
 // SAFETY: nobody is ever dead.
 unsafe impl Peers for Two {
@@ -87,8 +87,8 @@ unsafe impl Peers for Two {
     }
 }
 
-const NEAR: Two = Two(1);
-const FAR: Two = Two(2);
+pub(super) const NEAR: Two = Two(1);
+pub(super) const FAR: Two = Two(2);
 
 /// Receives messages that are numbered in their first word; millions per second.
 #[inline(always)]

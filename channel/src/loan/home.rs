@@ -16,18 +16,19 @@ impl Housed for Ring {
 /// # Examples
 ///
 /// ```
-/// use multiprocess_channel::loan;
+/// use multiprocess_channel::{SendError, loan};
 ///
 /// let (sender, receiver) = loan::channel(16, 1 << 20)?;
 /// let mut frame = sender.loan(64 << 10)?;    // written where it lies, for as long as it takes
 /// frame.fill(7);
-/// frame.send()?;
+/// frame.send().map_err(SendError::without_message)?; // else the loan comes back
 ///
 /// let frame = receiver.take()?;              // killed here, another receiver gets it
 /// assert_eq!((frame.len(), frame[1000]), (64 << 10, 7));
 /// frame.release();
 ///
-/// sender.loan_value(3.5_f64)?.send()?;
+/// let value = sender.loan_value(3.5_f64)?;
+/// value.send().map_err(SendError::without_message)?;
 /// assert_eq!(receiver.take()?.value(), Some(&3.5_f64));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

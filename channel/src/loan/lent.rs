@@ -99,7 +99,7 @@ impl<M: Memory, P: Peers> Loan<'_, M, P> {
     }
 
     /// Its bytes as a `T`, to be written in place. `None` if it is not as long as a `T`, or not aligned for
-    /// one: blocks are aligned to 64 bytes.
+    /// one: blocks are aligned to 128 bytes.
     pub fn value_mut<T: Message>(&mut self) -> Option<&mut T> {
         bytemuck::try_from_bytes_mut(&mut self.held).ok()
     }

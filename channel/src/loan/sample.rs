@@ -55,7 +55,7 @@ impl<'a, M: Memory, P: Peers> Sample<'a, M, P> {
     }
 
     /// The bytes as a `T`. `None` if there are not as many as a `T` has, or they are not aligned for one:
-    /// blocks are aligned to 64 bytes.
+    /// blocks are aligned to 128 bytes.
     pub fn value<T: Message>(&self) -> Option<&T> {
         bytemuck::try_from_bytes(&self.held).ok()
     }

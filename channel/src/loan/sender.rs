@@ -14,6 +14,10 @@ use crate::mpmc;
 use crate::spsc::Message;
 use crate::store::{Blocks, Part, Refused};
 
+/// Two messages never lie in neighbouring lines: who looks at one makes the hardware fetch the other line, too,
+/// under the hands of who writes there (README, *Lines*).
+const ALIGN: usize = 128;
+
 /// Lends blocks, which are then sent, beside any number of others.
 ///
 /// A handle has a seat at the ring and is used by one thread; make another one for another thread or
@@ -100,7 +104,7 @@ impl<M: Memory, P: Peers> Sender<M, P> {
         timeout: impl Into<Timeout>,
     ) -> Result<Loan<'_, M, P>, LoanError> {
         // A loan of nothing has a block all the same.
-        match Layout::from_size_align(len.max(1), 1) {
+        match Layout::from_size_align(len.max(1), ALIGN) {
             Ok(layout) => self.lend(layout, len, timeout.into()),
             Err(_) => Err(self.too_large()),
         }

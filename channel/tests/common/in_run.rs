@@ -11,6 +11,7 @@ pub(crate) fn peers<'a>(env: &Env<'a>) -> InRun<'a> {
     }
 }
 
+#[derive(Clone, Copy)]
 pub(crate) struct InRun<'a> {
     role: Role,
     control: &'a Control,
@@ -31,13 +32,15 @@ unsafe impl Peers for InRun<'_> {
     fn is_dead(&self, participant: ParticipantId) -> bool {
         let of = |roles: &[Role]| roles.iter().any(|role| participant == id(*role));
         let before_us = match self.role {
+            // The harness says that the victim is dead when its recoverer has done.
+            Role::Recoverer => of(&[Role::Victim]),
             Role::Checker => of(&[
                 Role::Rival,
                 Role::Helper,
                 Role::Recoverer,
                 Role::SecondRecoverer,
             ]),
-            Role::SecondRecoverer => of(&[Role::Recoverer]),
+            Role::SecondRecoverer => of(&[Role::Victim, Role::Recoverer]),
             _ => false,
         };
         let victim = participant == id(Role::Victim) && self.control.victim_is_dead();
@@ -51,6 +54,7 @@ unsafe impl Peers for InRun<'_> {
     }
 }
 
+#[derive(Clone, Copy)]
 pub(crate) struct LongDead;
 
 // SAFETY: it is the id of nobody.
