@@ -31,6 +31,14 @@ impl Comparison {
         }
     }
 
+    /// Makes what can be made beforehand, which may take minutes.
+    pub(crate) fn prepare(&self) -> Result<(), Failure> {
+        match &self.peer {
+            Contender::Program(peer) => peer.command().map(drop),
+            _ => Ok(()),
+        }
+    }
+
     pub(crate) fn needs_boost(&self) -> bool {
         matches!(&self.peer, Contender::Program(peer) if peer.language == Language::Boost)
     }
@@ -43,6 +51,8 @@ pub(crate) enum Contender {
     Alone(fn(Cpus) -> Measured),
     /// By two processes with shared memory.
     Pair(Pair),
+    /// By four processes with shared memory, two on each CPU.
+    Four(Four),
     /// By a program of its own: see [`crate::program`].
     Program(Program),
 }
@@ -58,11 +68,24 @@ pub(crate) struct Pair {
     pub(crate) far: fn(&Stage) -> Result<(), Failure>,
 }
 
+/// Two processes on the near CPU and two on the far one.
+#[derive(Clone, Copy)]
+pub(crate) struct Four {
+    /// As in [`Pair`].
+    pub(crate) bytes: usize,
+    /// As in [`Pair`].
+    pub(crate) near: fn(&Stage) -> Measured,
+    /// Runs in a child process on the near CPU.
+    pub(crate) beside: fn(&Stage) -> Result<(), Failure>,
+    /// Runs in two child processes on the far CPU; [`Stage::seat`] tells them apart.
+    pub(crate) far: fn(&Stage) -> Result<(), Failure>,
+}
+
 /// A peer in another language, or with dependencies that this package should not have.
 #[derive(Clone, Copy)]
 pub(crate) struct Program {
     pub(crate) language: Language,
-    /// `peers/c/NAME.c`, `peers/cpp/NAME.cpp` or `peers/py/NAME.py`.
+    /// `peers/c/NAME.c`, `peers/cpp/NAME.cpp` or `peers/py/NAME.py`; of Rust, the package's name.
     pub(crate) name: &'static str,
     /// Passed on behind the two CPU numbers.
     pub(crate) args: &'static [&'static str],
@@ -74,6 +97,10 @@ pub(crate) enum Language {
     C,
     /// C++ with Boost's headers: see [`crate::boost`].
     Boost,
+    /// C++ with DPDK, as `pkg-config` describes it.
+    Dpdk,
+    /// A package of its own, `peers/rust`, built by `cargo`.
+    Rust,
     /// Run by `python3`.
     Python,
 }

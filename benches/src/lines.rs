@@ -7,9 +7,11 @@ mod loan;
 mod lock;
 mod lock_pthread;
 mod mpmc;
+mod mpmc_four;
 mod pthread;
 mod queue;
 mod shm;
+mod spsc_batches;
 mod spsc_blocking;
 mod spsc_rtt;
 mod spsc_throughput;
@@ -37,19 +39,33 @@ pub(crate) const ALL: &[&Comparison] = &[
     &boost::ALL[5],
     &boost::ALL[6],
     &boost::ALL[7],
-    &spsc_throughput::LINE,
-    &spsc_throughput::BATCHES,
-    &spsc_rtt::LINE,
+    &spsc_throughput::ALL[0],
+    &spsc_throughput::ALL[1],
+    &spsc_throughput::ALL[2],
+    &spsc_throughput::ALL[3],
+    &spsc_batches::ALL[0],
+    &spsc_batches::ALL[1],
+    &spsc_batches::ALL[2],
+    &spsc_batches::ALL[3],
+    &spsc_rtt::ALL[0],
+    &spsc_rtt::ALL[1],
+    &spsc_rtt::ALL[2],
     &spsc_blocking::SLEEPING,
     &spsc_blocking::SPINNING,
+    &spsc_blocking::BOOST,
     &mpmc::ALL[0],
     &mpmc::ALL[1],
     &mpmc::ALL[2],
     &loan::ALL[0],
     &loan::ALL[1],
     &loan::ALL[2],
+    &mpmc::ALL[3],
+    &mpmc::ALL[4],
+    &mpmc_four::ALL[0],
+    &mpmc_four::ALL[1],
     &queue::ALL[0],
     &queue::ALL[1],
+    &queue::ALL[2],
     &bytes::FOUR_KIB,
     &bytes::SIXTY_FOUR_KIB,
     &typed::ALL[0],

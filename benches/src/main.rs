@@ -10,6 +10,7 @@ mod comparison;
 mod cpu;
 mod floor;
 mod lines;
+mod make;
 mod plot;
 mod program;
 mod report;
@@ -49,12 +50,13 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Internal {
-    /// The second process of a pair; the shared memory is its standard input.
+    /// The second process of a pair, or one of three; the shared memory is its standard input.
     #[command(name = "__far", hide = true)]
     Far {
         name: String,
         side: Side,
         cpus: Cpus,
+        seat: u16,
     },
 }
 
@@ -62,7 +64,12 @@ fn main() -> ExitCode {
     multiprocess::init(); // children of `process/*` start here
     let cli = Cli::parse();
     let done = match &cli.internal {
-        Some(Internal::Far { name, side, cpus }) => far(name, *side, *cpus),
+        Some(Internal::Far {
+            name,
+            side,
+            cpus,
+            seat,
+        }) => far(name, *side, *cpus, *seat),
         None if cli.list => {
             lines::ALL.iter().for_each(|line| println!("{}", line.name));
             Ok(ExitCode::SUCCESS)
@@ -113,7 +120,7 @@ fn compare(cli: &Cli) -> Result<ExitCode, Failure> {
     })
 }
 
-fn far(name: &str, side: Side, cpus: Cpus) -> Result<ExitCode, Failure> {
+fn far(name: &str, side: Side, cpus: Cpus, seat: u16) -> Result<ExitCode, Failure> {
     stage::die_with_parent()?;
     let contender = if name == floor::NAME {
         &floor::LINE
@@ -122,10 +129,17 @@ fn far(name: &str, side: Side, cpus: Cpus) -> Result<ExitCode, Failure> {
         line.ok_or_else(|| format!("no comparison {name}"))?
             .contender(side)
     };
-    let Contender::Pair(pair) = contender else {
-        return Err(format!("{name} {side} has no second process").into());
+    let (parties, part) = match contender {
+        Contender::Pair(pair) => (2, pair.far),
+        Contender::Four(four) if seat == stage::BESIDE => (4, four.beside),
+        Contender::Four(four) => (4, four.far),
+        _ => return Err(format!("{name} {side} has no second process").into()),
     };
-    cpu::pin_far(cpus)?;
-    (pair.far)(&stage::Stage::from_stdin()?)?;
+    if parties == 4 && seat == stage::BESIDE {
+        cpu::pin_near(cpus)?;
+    } else {
+        cpu::pin_far(cpus)?;
+    }
+    part(&stage::Stage::from_stdin(parties, seat)?)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -117,13 +117,15 @@ fn measure(contender: &Contender, name: &str, side: Side, cpus: Cpus) -> Measure
     let _watchdog = Watchdog::watch(format!("{name} {side}"));
     match contender {
         Contender::Alone(run) => run(cpus),
-        Contender::Pair(pair) => stage::measure(pair, name, side, cpus),
+        Contender::Pair(pair) => stage::measure(2, pair.bytes, pair.near, name, side, cpus),
+        Contender::Four(four) => stage::measure(4, four.bytes, four.near, name, side, cpus),
         Contender::Program(program) => program.measure(cpus),
     }
 }
 
 /// Repeats until `wanted` repetitions were steady, or too many were not.
 pub(crate) fn compare(line: &Comparison, cpus: Cpus, wanted: usize) -> Result<Outcome, Unmeasured> {
+    line.prepare()?;
     let (mut near, mut far) = (Vec::new(), Vec::new());
     let mut dropped = 0;
     for attempt in 0..wanted * TRIES {

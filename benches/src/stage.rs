@@ -1,4 +1,4 @@
-//! The shared memory that the two processes of a pair meet in.
+//! The shared memory that the two processes of a pair, or four, meet in.
 
 use std::alloc::Layout;
 use std::cell::Cell;
@@ -14,44 +14,57 @@ use multiprocess_core::{CachePadded, Memory, Region, ShmSafe};
 use multiprocess_shm::Mapping;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-use crate::comparison::{Failure, Measured, Pair, Side};
+use crate::comparison::{Failure, Measured, Side};
 use crate::cpu::Cpus;
 
 #[derive(ShmSafe)]
 #[repr(C)]
 struct Control {
-    /// Arrivals at `meet`; both processes.
+    /// Arrivals at `meet`; all processes.
     arrived: CachePadded<AtomicU32>,
     /// The near process wants no more; near process.
     stopped: CachePadded<AtomicU32>,
 }
 
-/// Shared bytes, carved into pieces by both processes in the same order.
+/// Of four, the seat of the one that shares the near CPU; of two, that of the far one.
+pub(crate) const BESIDE: u16 = 1;
+
+/// Shared bytes, carved into pieces by all processes in the same order.
 pub(crate) struct Stage {
     mapping: Mapping,
+    parties: u16,
+    seat: u16,
     carved: Cell<usize>,
     met: Cell<u32>,
 }
 
 impl Stage {
-    fn over(mapping: Mapping) -> Self {
+    fn over(mapping: Mapping, parties: u16, seat: u16) -> Self {
         Self {
             mapping,
+            parties,
+            seat,
             carved: Cell::new(size_of::<Control>()),
             met: Cell::new(0),
         }
     }
 
-    fn create(bytes: usize) -> Result<Self, Failure> {
+    fn create(bytes: usize, parties: u16) -> Result<Self, Failure> {
         // Every piece may lose up to 127 bytes to alignment.
         let size = size_of::<Control>() + bytes + 4096;
-        Ok(Self::over(Mapping::anonymous(c"benches", size as u64)?))
+        let mapping = Mapping::anonymous(c"benches", size as u64)?;
+        Ok(Self::over(mapping, parties, 0))
     }
 
     /// The stage that the near process passed on.
-    pub(crate) fn from_stdin() -> Result<Self, Failure> {
+    pub(crate) fn from_stdin(parties: u16, seat: u16) -> Result<Self, Failure> {
         let file = io::stdin().as_fd().try_clone_to_owned()?;
-        Ok(Self::over(Mapping::attach(file)?))
+        Ok(Self::over(Mapping::attach(file)?, parties, seat))
+    }
+
+    /// Which of the processes this is: 0 measures.
+    pub(crate) fn seat(&self) -> u16 {
+        self.seat
     }
 
     /// The next piece, aligned to 128 bytes. Zeroed unless the other process has written.
@@ -84,19 +97,19 @@ impl Stage {
         unsafe { self.mapping.region().base().cast::<Control>().as_ref() }
     }
 
-    /// Waits for the other process to come to the same call.
+    /// Waits for the other processes to come to the same call.
     pub(crate) fn meet(&self) {
         let round = self.met.get() + 1;
         self.met.set(round);
         let arrived = &self.control().arrived;
-        // What either wrote before the meeting is seen by the other after it.
+        // What each wrote before the meeting is seen by the others after it.
         arrived.fetch_add(1, AcqRel);
-        while arrived.load(Acquire) < 2 * round {
+        while arrived.load(Acquire) < u32::from(self.parties) * round {
             std::thread::yield_now();
         }
     }
 
-    /// Tells the far process that the near one has seen enough.
+    /// Tells the others that the near process has seen enough.
     pub(crate) fn stop(&self) {
         self.control().stopped.store(1, Relaxed);
     }
@@ -107,27 +120,40 @@ impl Stage {
     }
 }
 
-/// Measures a pair: starts the far process, runs the near half here.
-pub(crate) fn measure(pair: &Pair, name: &str, side: Side, cpus: Cpus) -> Measured {
-    let stage = Stage::create(pair.bytes)?;
-    let far = Command::new("/proc/self/exe")
-        .args(["__far", name, &side.to_string(), &cpus.to_string()])
-        .stdin(Stdio::from(stage.mapping.as_fd().try_clone_to_owned()?))
-        .stdout(Stdio::null())
-        .spawn()?;
-    let mut far = Far(far);
-    let measured = (pair.near)(&stage)?;
-    let status = far.0.wait()?;
-    if !status.success() {
-        return Err(format!("the far process ended with {status}").into());
+/// Starts the others of `parties` processes, and runs the near part here.
+pub(crate) fn measure(
+    parties: u16,
+    bytes: usize,
+    near: fn(&Stage) -> Measured,
+    name: &str,
+    side: Side,
+    cpus: Cpus,
+) -> Measured {
+    let stage = Stage::create(bytes, parties)?;
+    let mut others = Vec::new();
+    for seat in 1..parties {
+        let other = Command::new("/proc/self/exe")
+            .args(["__far", name, &side.to_string(), &cpus.to_string()])
+            .arg(seat.to_string())
+            .stdin(Stdio::from(stage.mapping.as_fd().try_clone_to_owned()?))
+            .stdout(Stdio::null())
+            .spawn()?;
+        others.push(Other(other));
+    }
+    let measured = near(&stage)?;
+    for mut other in others {
+        let status = other.0.wait()?;
+        if !status.success() {
+            return Err(format!("another process ended with {status}").into());
+        }
     }
     Ok(measured)
 }
 
-/// The far process; ended if the near half fails.
-struct Far(Child);
+/// Another process; ended if the near part fails.
+struct Other(Child);
 
-impl Drop for Far {
+impl Drop for Other {
     fn drop(&mut self) {
         // Both fail if it has been reaped already, as it should be.
         let _ = self.0.kill();

@@ -9,30 +9,21 @@
 #include <boost/interprocess/sync/interprocess_sharable_mutex.hpp>
 #include <boost/interprocess/sync/scoped_lock.hpp>
 
-#include <algorithm>
-#include <atomic>
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <ctime>
-#include <new>
-#include <string>
-#include <vector>
+#include "two.hpp"
 
-#include <sched.h>
-#include <signal.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <unistd.h>
+#include <cstdio>
+#include <string>
 
 namespace ipc = boost::interprocess;
 using std::memory_order_relaxed;
+using two::now;
+using two::per_operation;
 
 namespace {
 
-constexpr int BATCH = 1000, ROUNDS = 64, CHUNKS = 1 << 16;
+constexpr int BATCH = 1000, ROUNDS = 64;
 
-struct Stage {
+struct Stage : two::Meeting {
     alignas(128) ipc::interprocess_mutex mutex;
     alignas(128) ipc::interprocess_condition there, back;
     alignas(128) ipc::interprocess_sharable_mutex table;
@@ -41,52 +32,10 @@ struct Stage {
     alignas(128) ipc::interprocess_semaphore pong{0};
     alignas(128) std::uint64_t words[4] = {};
     alignas(128) int turn = 0;
-    alignas(128) std::atomic<int> met{0}, stop{0};
     alignas(128) std::atomic<std::uint64_t> far_count{0};
 };
 
 Stage *stage;
-
-std::uint64_t now()
-{
-    timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return std::uint64_t(t.tv_sec) * 1000000000u + std::uint64_t(t.tv_nsec);
-}
-
-void pin(int cpu)
-{
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(cpu, &one);
-    if (sched_setaffinity(0, sizeof one, &one))
-        std::exit(3);
-}
-
-void meet()
-{
-    stage->met++;
-    while (stage->met < 2)
-        sched_yield();
-}
-
-// Median nanoseconds per operation.
-template <class Chunk> double per_operation(std::uint64_t span, int operations, Chunk chunk)
-{
-    std::vector<double> samples;
-    samples.reserve(CHUNKS);
-    std::uint64_t before = now(), end = before + span;
-    while ((before < end || samples.size() < 10) && samples.size() < CHUNKS) {
-        chunk();
-        std::uint64_t after = now();
-        samples.push_back(double(after - before) / operations);
-        before = after;
-    }
-    auto first = samples.begin() + samples.size() / 10; // warm-up
-    auto middle = first + (samples.end() - first) / 2;
-    std::nth_element(first, middle, samples.end());
-    return *middle;
-}
 
 template <class Once> auto batch_of(Once once)
 {
@@ -127,10 +76,10 @@ void contend()
 // Both loop until the near one has seen enough; millions per second of both together.
 template <class Once> double together(std::uint64_t span, Once once, bool far)
 {
-    meet();
+    stage->meet();
     if (far) {
         std::uint64_t count = 0;
-        while (!stage->stop.load(memory_order_relaxed)) {
+        while (!stage->stopped()) {
             once();
             stage->far_count.store(++count, memory_order_relaxed);
         }
@@ -165,7 +114,7 @@ void give_turn(int turn)
 // The far process's part of a ping-pong, until it is killed.
 [[noreturn]] void answer(const std::string &what)
 {
-    meet();
+    stage->meet();
     for (;;) {
         if (what == "event") {
             stage->ping.wait();
@@ -204,24 +153,19 @@ int main(int argc, char **argv)
     const std::uint64_t span = std::uint64_t(std::atoi(argv[3])) * 1000000u;
     const std::string what = argv[4];
 
-    void *memory = mmap(nullptr, sizeof *stage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED)
-        return 4;
-    stage = new (memory) Stage;
+    stage = new (two::shared(sizeof *stage)) Stage;
 
     const bool alone = what == "mutex" || what == "semaphore" || what == "read";
-    const pid_t far = alone ? -1 : fork();
-    if (far == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        alarm(30);
-        pin(far_cpu);
-        if (what == "contended")
-            together(span, contend, true);
-        if (what == "readers")
-            together(span, read_once, true);
-        answer(what);
-    }
-    pin(near_cpu);
+    pid_t far = -1;
+    if (!alone)
+        far = two::start_far(far_cpu, [&] {
+            if (what == "contended")
+                together(span, contend, true);
+            if (what == "readers")
+                together(span, read_once, true);
+            answer(what);
+        });
+    two::pin(near_cpu);
     double result;
     if (what == "mutex")
         result = per_operation(span, BATCH, batch_of(lock_once));
@@ -234,12 +178,12 @@ int main(int argc, char **argv)
     else if (what == "readers")
         result = together(span, read_once, false);
     else {
-        meet();
+        stage->meet();
         result = what == "event" ? per_operation(span, ROUNDS, event_rounds)
                                  : per_operation(span, ROUNDS, turn_rounds);
     }
     if (far > 0)
-        kill(far, SIGKILL);
+        two::end_far(far);
     std::printf("%.4f\n", result);
     return 0;
 }

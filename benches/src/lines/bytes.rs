@@ -25,7 +25,7 @@ const fn line<const LEN: usize, const RING: usize>(name: &'static str) -> Compar
     Comparison {
         name,
         unit: Unit::GigabytesPerSecond,
-        bar: 0.8,
+        bar: 0.85,
         ours: Contender::Pair(Pair {
             bytes: 2 * RING,
             near: near::<LEN, RING>,

@@ -2,8 +2,9 @@
 //! between two threads.
 //!
 //! Ours is used as it is meant to be: blocking forms, which pace their looks and never sleep here,
-//! since the other side is never slow for long. The peer has no blocking form: it polls, with a pause
-//! after each failure. Round trips are polled on both sides.
+//! since the other side is never slow for long. The peers have no blocking form: they poll, with a pause
+//! after each failure. DPDK's ring (`peers/cpp/rte_ring.cpp`) and `boost::lockfree::queue`
+//! (`peers/cpp/boost_queue.cpp`) are between two processes, in shared memory. Round trips are polled on both sides.
 
 use std::hint::spin_loop;
 use std::sync::Arc;
@@ -17,14 +18,14 @@ use multiprocess_core::atomic::{AtomicU32, Ordering::Relaxed};
 use multiprocess_core::{ParticipantId, Peers, Place, Region};
 
 use crate::clock::{SPAN, nanos_per_operation};
-use crate::comparison::{Comparison, Contender, Failure, Measured, Pair, Unit};
+use crate::comparison::{Comparison, Contender, Failure, Language, Measured, Pair, Program, Unit};
 use crate::cpu::{self, Cpus};
 use crate::floor;
 use crate::stage::Stage;
 
 use super::spsc_rtt::{STOP, ping};
 
-pub(crate) const ALL: [Comparison; 3] = [
+pub(crate) const ALL: [Comparison; 5] = [
     Comparison {
         name: "mpmc/8B/throughput",
         unit: Unit::MillionsPerSecond,
@@ -50,14 +51,36 @@ pub(crate) const ALL: [Comparison; 3] = [
         }),
         peer: floor::PING_PONG,
     },
+    Comparison {
+        name: "mpmc/8B/throughput/dpdk",
+        unit: Unit::MillionsPerSecond,
+        bar: 3.0,
+        ours: stream::<1>(),
+        peer: Contender::Program(Program {
+            language: Language::Dpdk,
+            name: "rte_ring",
+            args: &["mpmc/8B/1"],
+        }),
+    },
+    Comparison {
+        name: "mpmc/8B/throughput/boost",
+        unit: Unit::MillionsPerSecond,
+        bar: 10.0,
+        ours: stream::<1>(),
+        peer: Contender::Program(Program {
+            language: Language::Boost,
+            name: "boost_queue",
+            args: &["lockfree"],
+        }),
+    },
 ];
 
-const CONFIG: Config = Config::new(1024).endpoints(8);
+pub(super) const CONFIG: Config = Config::new(1024).endpoints(8);
 const CHUNK: usize = 8192;
 /// How long a producer waits for room before it looks whether it is to stop.
-const LOOK: Duration = Duration::from_millis(20);
+pub(super) const LOOK: Duration = Duration::from_millis(20);
 
-type Words<const N: usize> = [u64; N];
+pub(super) type Words<const N: usize> = [u64; N];
 
 const fn stream<const N: usize>() -> Contender {
     Contender::Pair(Pair {
@@ -67,12 +90,12 @@ const fn stream<const N: usize>() -> Contender {
     })
 }
 
-/// The two processes, neither of which dies.
+/// One of the processes, none of which dies.
 #[derive(Clone, Copy)]
-pub(super) struct Two(u16);
+pub(super) struct Member(pub(super) u16);
 
 // SAFETY: nobody is ever dead.
-unsafe impl Peers for Two {
+unsafe impl Peers for Member {
     fn me(&self) -> ParticipantId {
         ParticipantId::new(self.0, 1)
     }
@@ -87,8 +110,8 @@ unsafe impl Peers for Two {
     }
 }
 
-pub(super) const NEAR: Two = Two(1);
-pub(super) const FAR: Two = Two(2);
+pub(super) const NEAR: Member = Member(1);
+pub(super) const FAR: Member = Member(2);
 
 /// Receives messages that are numbered in their first word; millions per second.
 #[inline(always)]
@@ -168,7 +191,10 @@ fn array_queue<const N: usize>(cpus: Cpus) -> Measured {
     measured
 }
 
-type Ends<'a> = (Sender<u64, Region<'a>, Two>, Receiver<u64, Region<'a>, Two>);
+type Ends<'a> = (
+    Sender<u64, Region<'a>, Member>,
+    Receiver<u64, Region<'a>, Member>,
+);
 
 fn carve(stage: &Stage) -> Result<[Region<'_>; 2], Failure> {
     let layout = Ring::<u64>::layout(&CONFIG)?;

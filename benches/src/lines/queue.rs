@@ -1,5 +1,5 @@
-//! `queue/...`: values of 64 bytes through `SimpleQueue`, ours and CPython's
-//! (`peers/py/simple_queue.py`), each between two processes.
+//! `queue/...`: values of 64 bytes through our `Queue`, CPython's `SimpleQueue`
+//! (`peers/py/simple_queue.py`) and ipc-channel (`peers/rust/src/ipc.rs`), each between two processes.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -12,16 +12,12 @@ use crate::clock::{SPAN, nanos_per_operation};
 use crate::comparison::{Comparison, Contender, Failure, Language, Measured, Pair, Program, Unit};
 use crate::stage::Stage;
 
-pub(crate) const ALL: [Comparison; 2] = [
+pub(crate) const ALL: [Comparison; 3] = [
     Comparison {
         name: "queue/64B/throughput/python",
         unit: Unit::MillionsPerSecond,
         bar: 20.0,
-        ours: Contender::Pair(Pair {
-            bytes: 4096,
-            near: near_throughput,
-            far: far_throughput,
-        }),
+        ours: THROUGHPUT,
         peer: python(&["throughput"]),
     },
     Comparison {
@@ -35,7 +31,24 @@ pub(crate) const ALL: [Comparison; 2] = [
         }),
         peer: python(&["rtt"]),
     },
+    Comparison {
+        name: "queue/64B/throughput/ipc-channel",
+        unit: Unit::MillionsPerSecond,
+        bar: 5.0,
+        ours: THROUGHPUT,
+        peer: Contender::Program(Program {
+            language: Language::Rust,
+            name: "multiprocess-peers",
+            args: &["ipc-channel/64B/throughput"],
+        }),
+    },
 ];
+
+const THROUGHPUT: Contender = Contender::Pair(Pair {
+    bytes: 4096,
+    near: near_throughput,
+    far: far_throughput,
+});
 
 const fn python(args: &'static [&'static str]) -> Contender {
     Contender::Program(Program {

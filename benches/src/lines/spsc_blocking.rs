@@ -7,15 +7,30 @@
 //! Two budgets, because they are two questions. 0: everybody sleeps every time, which is what
 //! blocking costs. [`HANDOFF_SPINS`], the default: nobody sleeps while both processes run,
 //! and the comparison is `spsc/8B/rtt` once more: two lines each way against one, so its bar.
+//!
+//! `spsc/blocking-rtt/boost`: the default budget against Boost's `message_queue` (`send`, `receive`),
+//! which does not spin.
 
 use multiprocess_core::spin::HANDOFF_SPINS;
 
 use super::spsc_rtt::{STOP, far_ends, near_ends, ping};
-use crate::comparison::{Comparison, Contender, Failure, Measured, Pair, Unit};
+use crate::comparison::{Comparison, Contender, Failure, Language, Measured, Pair, Program, Unit};
 use crate::stage::Stage;
 
-pub(crate) const SLEEPING: Comparison = line::<0>("spsc/blocking-rtt", 0.85);
-pub(crate) const SPINNING: Comparison = line::<HANDOFF_SPINS>("spsc/blocking-rtt/spin", 0.5);
+pub(crate) const SLEEPING: Comparison = line::<0>("spsc/blocking-rtt", 0.9);
+pub(crate) const SPINNING: Comparison = line::<HANDOFF_SPINS>("spsc/blocking-rtt/spin", 0.65);
+
+/// Both wait as they do by default.
+pub(crate) const BOOST: Comparison = Comparison {
+    name: "spsc/blocking-rtt/boost",
+    bar: 100.0,
+    peer: Contender::Program(Program {
+        language: Language::Boost,
+        name: "boost_queue",
+        args: &["messages"],
+    }),
+    ..SPINNING
+};
 
 /// With a budget of `PAUSES`.
 const fn line<const PAUSES: u32>(name: &'static str, bar: f64) -> Comparison {

@@ -3,6 +3,9 @@
 //!
 //! The floor moves one line there and back and carries nothing. A ring moves two each way, the
 //! slot and the index, which the processor overlaps in part; so half the floor's speed is much.
+//!
+//! The same against iceoryx2's publish/subscribe (`peers/rust/src/iceoryx.rs`) and Boost's
+//! `message_queue` (`peers/cpp/boost_queue.cpp`), polled as well.
 
 use std::hint::spin_loop;
 
@@ -11,21 +14,45 @@ use multiprocess_channel::spsc::{Consumer, Producer, Ring};
 use multiprocess_core::{Place, Region};
 
 use crate::clock::{SPAN, nanos_per_operation};
-use crate::comparison::{Comparison, Contender, Failure, Measured, Pair, Unit};
+use crate::comparison::{Comparison, Contender, Failure, Language, Measured, Pair, Program, Unit};
 use crate::floor;
 use crate::stage::Stage;
 
-pub(crate) const LINE: Comparison = Comparison {
-    name: "spsc/8B/rtt",
-    unit: Unit::Nanoseconds,
-    bar: 0.5,
-    ours: Contender::Pair(Pair {
-        bytes: 1 << 16,
-        near,
-        far,
-    }),
-    peer: floor::PING_PONG,
-};
+pub(crate) const ALL: [Comparison; 3] = [
+    line("spsc/8B/rtt", 0.65, floor::PING_PONG),
+    line(
+        "spsc/8B/rtt/iceoryx2",
+        4.0,
+        Contender::Program(Program {
+            language: Language::Rust,
+            name: "multiprocess-peers",
+            args: &["iceoryx2/8B/rtt"],
+        }),
+    ),
+    line(
+        "spsc/8B/rtt/boost",
+        3.0,
+        Contender::Program(Program {
+            language: Language::Boost,
+            name: "boost_queue",
+            args: &["messages-polled"],
+        }),
+    ),
+];
+
+const fn line(name: &'static str, bar: f64, peer: Contender) -> Comparison {
+    Comparison {
+        name,
+        unit: Unit::Nanoseconds,
+        bar,
+        ours: Contender::Pair(Pair {
+            bytes: 1 << 16,
+            near,
+            far,
+        }),
+        peer,
+    }
+}
 
 const CAPACITY: u64 = 1024;
 const ROUNDS: usize = 256;
