@@ -378,7 +378,7 @@ impl Subject for Op {
         for lap in 0..3 {
             let sent = (0..CAPACITY).take_while(|number| send(&sender, *number) == 1);
             let sent: Vec<u64> = sent.collect();
-            let came = std::iter::from_fn(|| Some(number(&*receiver.try_take().ok()?)));
+            let came = std::iter::from_fn(|| Some(number(&receiver.try_take().ok()?)));
             let came: Vec<u64> = came.collect();
             // The first lap may find slots to be given back.
             if came != sent || lap > 0 && sent.len() as u64 != CAPACITY {
