@@ -50,15 +50,16 @@ mod sys {
     pub(super) unsafe fn swap(pair: NonNull<[u64; 2]>, expected: u64, new: [u64; 2]) -> bool {
         let swapped: u8;
         // SAFETY: accesses the sixteen bytes at `pair` only, which are valid and aligned; the compiler
-        // takes it for an access to any memory, in order. Keeps rbx, which is LLVM's.
+        // takes it for an access to any memory, in order. Keeps rbx, which is LLVM's; the address is in a
+        // register with a name, since any other may be given rbx, which has another value at the swap.
         unsafe {
             asm!(
-                "mov rdx, qword ptr [{pair} + 8]",
+                "mov rdx, qword ptr [rdi + 8]",
                 "xchg rbx, {low}",
-                "lock cmpxchg16b xmmword ptr [{pair}]",
+                "lock cmpxchg16b xmmword ptr [rdi]",
                 "mov rbx, {low}",
                 "sete {swapped}",
-                pair = in(reg) pair.as_ptr(),
+                in("rdi") pair.as_ptr(),
                 low = inout(reg) new[0] => _,
                 swapped = out(reg_byte) swapped,
                 inout("rax") expected => _,

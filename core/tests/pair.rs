@@ -64,3 +64,27 @@ fn no_swap_among_many_is_lost() {
     });
     assert_eq!(pair.0.into_inner(), [2 * EACH, 4 * EACH]);
 }
+
+/// Where it lives across calls the address was given rbx, which the swap needs for a word.
+#[test]
+fn an_address_that_is_kept_across_calls_is_the_one_that_is_swapped() {
+    #[inline(never)]
+    fn next(number: u64) -> u64 {
+        std::hint::black_box(number)
+    }
+    #[inline(never)]
+    fn swap_often(pair: &Pair, with: PairSwap, times: u64) -> u64 {
+        let mut swapped = 0;
+        for number in 0..times {
+            let expected = next(number);
+            swapped += u64::from(pair.swap(with, expected, [expected + 1, 7]));
+        }
+        swapped
+    }
+    let Some(with) = PairSwap::detect() else {
+        return;
+    };
+    let pair = Pair::new([0, 0]);
+    assert_eq!(swap_often(&pair, with, 10), 10);
+    assert_eq!(pair.0.into_inner(), [10, 7]);
+}
