@@ -71,7 +71,7 @@ impl Stage {
     ///
     /// # Panics
     ///
-    /// If [`Pair::bytes`] was too small.
+    /// If the stage was made too small.
     pub(crate) fn carve(&self, layout: Layout) -> Region<'_> {
         let start = self.carved.get().next_multiple_of(layout.align().max(128));
         let end = start + layout.size();
