@@ -57,7 +57,8 @@
 //! | 12 | the seat RECOVERING | | the next one does it again |
 //! | hints | stale | found out by looking on | |
 //!
-//! Waiting: see `mpmc/bell.rs`. Whoever waits for longer than 50 ms recovers the dead.
+//! Waiting: see `mpmc/bell.rs`. Whoever waits for longer than 50 ms, or in vain for
+//! less, recovers the dead.
 
 use core::fmt;
 

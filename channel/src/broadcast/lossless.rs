@@ -31,7 +31,8 @@ use crate::{RecvError, TryRecvError};
 ///
 /// Killed at any instruction: the sender drops it when it would wait for it, 50 ms later at the latest.
 /// Stopped: the sender waits. A message that it was killed with is gone for it, not for others. A sender
-/// that was killed is noticed by the waiting forms, at the inner bound. Trust: *guarded*; a
+/// that was killed is noticed by the waiting forms, at the inner bound or when they give up for want of time.
+/// Trust: *guarded*; a
 /// hostile sender can send any bytes.
 ///
 /// # Fork

@@ -20,7 +20,8 @@ use crate::{SendError, TrySendError};
 /// receivers.
 ///
 /// Without lossless receivers it never waits. It waits for those that live, stopped ones included,
-/// and for a dead one until it finds out: a blocking send asks after 50 ms, [`try_send`](Self::try_send)
+/// and for a dead one until it finds out: a blocking send asks after 50 ms, and before it gives up for want of
+/// time, [`try_send`](Self::try_send)
 /// never does ([`drop_dead`](Self::drop_dead)).
 ///
 /// # Examples
@@ -240,8 +241,8 @@ impl<T: Message, M: Memory, P: Peers> Sender<T, M, P> {
             }
             let bell = &self.parts.control().room.bell;
             match bell.park(armed, &mut patience, deadline) {
-                // The inner bound: the slowest may be dead.
-                Ok(Parked::Recheck) => drop(self.drop_dead()),
+                // The inner bound, or the end of a wait that is too short for one: the slowest may be dead.
+                Ok(Parked::Recheck | Parked::TimedOut) => drop(self.drop_dead()),
                 Ok(_) => {}
                 Err(errno) => return Err(GaveUp::System(errno)),
             }

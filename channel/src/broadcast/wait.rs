@@ -21,7 +21,8 @@ pub(super) trait Listener<T: Message> {
     fn announces(&self) -> bool;
     /// One look: a message, or why there is none.
     fn look(&mut self) -> Result<T, TryReadError>;
-    /// Asked at the inner bound: whether the sender is attested dead.
+    /// Asked at the inner bound, and before a wait ends for want of time: whether the sender is attested
+    /// dead.
     fn is_abandoned(&self) -> bool;
 }
 
@@ -79,7 +80,7 @@ pub(super) fn wait<T: Message>(
         };
         match parked {
             // What it sent before it died is looked for once more.
-            Ok(Parked::Recheck) => abandoned = listener.is_abandoned(),
+            Ok(Parked::Recheck | Parked::TimedOut) => abandoned = listener.is_abandoned(),
             Ok(_) => {}
             Err(errno) => return Err(ReadError::System(errno)),
         }

@@ -87,7 +87,7 @@ impl<T: Message, M: Memory, P: Peers> Endpoint<T, M, P> {
                 return Err(WaitDoneError::Timeout);
             }
             match bell.park(armed, &mut patience, deadline) {
-                Ok(Parked::Recheck) => drop(self.recover()),
+                Ok(Parked::Recheck | Parked::TimedOut) => drop(self.recover()),
                 Ok(_) => {}
                 Err(errno) => return Err(WaitDoneError::System(errno)),
             }

@@ -371,8 +371,9 @@ pub(super) fn wait<H, T: Message, M: Memory, P: Peers, R, E>(
         }
         let endpoint = endpoint(handle);
         match endpoint.own_bell().park(armed, &mut patience, deadline) {
-            // The inner bound: somebody may have died, and hold what we wait for.
-            Ok(Parked::Recheck) => drop(endpoint.recover()),
+            // The inner bound, or the end of a wait that is too short for one: somebody may have died, and
+            // hold what we wait for.
+            Ok(Parked::Recheck | Parked::TimedOut) => drop(endpoint.recover()),
             Ok(_) => {}
             Err(errno) => return Err(GaveUp::System(errno)),
         }

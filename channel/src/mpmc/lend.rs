@@ -74,7 +74,7 @@ impl<T: Message, M: Memory> Onlooker<T, M> {
                 return Err(SendError::Timeout(()));
             }
             match bell.park(armed, &mut patience, deadline) {
-                Ok(Parked::Recheck) => recover(),
+                Ok(Parked::Recheck | Parked::TimedOut) => recover(),
                 Ok(_) => {}
                 Err(errno) => return Err(SendError::System((), errno)),
             }
