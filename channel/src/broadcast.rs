@@ -68,9 +68,12 @@ use crate::control::MAX_CAPACITY;
 mod bell;
 #[cfg(feature = "std")]
 mod home;
+#[cfg(feature = "async")]
+mod keep;
 mod layout;
 mod lossless;
 mod memory;
+mod ready;
 mod receiver;
 mod role;
 mod sender;
@@ -84,6 +87,8 @@ pub use crate::home::ChannelError;
 pub use crate::mpmc::{AttachRingError, JoinError};
 #[cfg(feature = "std")]
 pub use home::{channel, channel_with, receiver};
+#[cfg(feature = "async")]
+pub(crate) use keep::keep;
 pub use lossless::LosslessReceiver;
 pub use memory::ReadMemory;
 pub use receiver::Receiver;

@@ -34,6 +34,7 @@
 
 mod consumer;
 mod producer;
+mod ready;
 mod records;
 
 use core::alloc::Layout;

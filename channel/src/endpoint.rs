@@ -21,6 +21,8 @@ use multiprocess_core::{AttachError, Deadline, Memory, ParticipantId, Peers, asy
 use crate::control::{CLAIMED, CLOSED, Control, End, HEAVY, Kind, LIGHT, SENT, owned_by, owner};
 use crate::waiter::{GONE, GaveUp, SILENT, Waiter, ring};
 
+mod ready;
+
 /// Which words of the control block are ours and which the peer's.
 pub(crate) trait Side {
     fn own(control: &Control) -> &End;
@@ -124,6 +126,8 @@ pub(crate) struct Endpoint<S: Side, M: Memory, P: Peers> {
     /// The kernel has registered us for heavy fences.
     registered: bool,
     standing: Cell<Standing>,
+    /// The peer's role whose owner was found dead, or 0.
+    dead: Cell<u64>,
     /// The process whose end it is: a forked child's copy closes nothing.
     generation: u64,
     side: PhantomData<S>,
@@ -171,6 +175,7 @@ impl<S: Side, M: Memory, P: Peers> Endpoint<S, M, P> {
             registered: asymmetric::register(),
             // Not ours to close before it is claimed.
             standing: Cell::new(Standing::Sent),
+            dead: Cell::new(0),
             generation: generation(),
             side: PhantomData,
         };
@@ -340,10 +345,12 @@ impl<S: Side, M: Memory, P: Peers> Endpoint<S, M, P> {
         self.light = true;
     }
 
-    /// Whether the peer has closed its end. Acquire: its last index is seen afterwards.
+    /// Whether the peer has closed its end, or was found dead and has no successor. Acquire: its last
+    /// index is seen afterwards.
     #[inline]
     pub(crate) fn peer_is_gone(&self) -> bool {
-        self.peer().role.load(Acquire) & CLOSED != 0
+        let role = self.peer().role.load(Acquire);
+        role & CLOSED != 0 || role != 0 && role == self.dead.get()
     }
 
     /// Whether the kernel attests the peer's death: a system call, if it has an owner that can be asked

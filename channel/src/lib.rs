@@ -7,6 +7,7 @@
 //! | [`mpmc`] | messages of one type, any number of senders and receivers |
 //! | [`loan`] | messages of any size, written and read in place, any number of senders and receivers |
 //! | [`broadcast`] | messages of one type, from one to many, each of whom gets all of them |
+//! | `tasks`, feature `async` | the ends of all of them in async code |
 //!
 //! In the first two every word has one writer, so a process that is killed leaves nothing to repair; in
 //! `mpmc` and `loan` whoever is in the way of what it left steps over it, and takes it back. Indices
@@ -32,6 +33,8 @@ pub mod queue;
 pub mod spsc;
 mod statistics;
 mod store;
+#[cfg(feature = "async")]
+pub mod tasks;
 #[cfg(feature = "serde")]
 mod travel;
 mod waiter;

@@ -75,6 +75,8 @@ mod endpoint;
 mod find;
 #[cfg(feature = "std")]
 mod home;
+#[cfg(feature = "async")]
+mod keep;
 mod layout;
 mod lend;
 mod pace;
@@ -93,6 +95,8 @@ pub use crate::home::ChannelError;
 pub use done::WaitDoneError;
 #[cfg(feature = "std")]
 pub use home::{channel, channel_with};
+#[cfg(feature = "async")]
+pub(crate) use keep::keep;
 pub use receiver::Receiver;
 pub use sender::Sender;
 pub use table::{JoinError, Recovered};

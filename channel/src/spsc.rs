@@ -29,6 +29,7 @@
 
 mod consumer;
 mod producer;
+mod ready;
 
 use core::alloc::Layout;
 use core::marker::PhantomData;

@@ -24,6 +24,7 @@
 //! | 8 | armed, woken if it slept | the next publisher wakes again |
 //! | 9 | disarmed, asleep if it fell asleep between 8 and 9 | notices at its inner bound, at most 1 s |
 
+use core::cell::Cell;
 use core::time::Duration;
 
 use multiprocess_core::atomic::{
@@ -60,7 +61,15 @@ pub(crate) enum GaveUp {
 #[derive(Debug)]
 pub(crate) struct Waiter {
     spin: AdaptiveSpin,
-    token: u32,
+    token: Cell<u32>,
+}
+
+/// A sleeper that has announced itself.
+#[derive(Clone, Copy)]
+pub(crate) struct Announced {
+    pub(crate) token: u32,
+    /// Whether the peer, when it publishes, is sure to see it.
+    pub(crate) is_heard: bool,
 }
 
 impl Waiter {
@@ -69,7 +78,7 @@ impl Waiter {
             spin: AdaptiveSpin::new(),
             // Unlike the tokens of an earlier owner of this end, in all likelihood; a repeat
             // could cost one wake, which the inner bound heals.
-            token: Deadline::now().nanos().unwrap_or(0) as u32 % GONE,
+            token: Cell::new(Deadline::now().nanos().unwrap_or(0) as u32 % GONE),
         }
     }
 
@@ -77,12 +86,28 @@ impl Waiter {
         self.spin = AdaptiveSpin::with_cap(cap);
     }
 
-    fn next_token(&mut self) -> u32 {
-        self.token = (self.token + 1) % GONE;
-        if self.token == SILENT {
-            self.token = 1;
+    fn next_token(&self) -> u32 {
+        let token = match (self.token.get() + 1) % GONE {
+            SILENT => 1,
+            token => token,
+        };
+        self.token.set(token);
+        token
+    }
+
+    /// Steps 1 and 2. Look again after this.
+    pub(crate) fn announce(&self, doorbell: &AtomicU32, peer: &End) -> Announced {
+        // Of a sleep on several words the token may still be there.
+        disarm(doorbell, self.token.get());
+        let token = self.next_token();
+        doorbell.store(token, Relaxed);
+        // Dekker, sleeper's half: pairs with the fence in `ring`.
+        fence(SeqCst);
+        let peer_is_light = peer.role.load(Relaxed) & LIGHT != 0;
+        Announced {
+            token,
+            is_heard: !peer_is_light || asymmetric::heavy(),
         }
-        self.token
     }
 
     /// Spins, then sleeps, until `ready` says so; or until `is_abandoned`, which is asked at the inner
@@ -108,17 +133,12 @@ impl Waiter {
                     Err(GaveUp::Timeout)
                 };
             }
-            let token = self.next_token();
-            doorbell.store(token, Relaxed);
-            // Dekker, sleeper's half: pairs with the fence in `ring`.
-            fence(SeqCst);
-            let peer_is_light = peer.role.load(Relaxed) & LIGHT != 0;
-            let ordered = !peer_is_light || asymmetric::heavy();
+            let Announced { token, is_heard } = self.announce(doorbell, peer);
             if ready() {
                 disarm(doorbell, token);
                 return Ok(());
             }
-            let bound = if ordered {
+            let bound = if is_heard {
                 deadline
             } else {
                 deadline.min(Deadline::now().plus(WITHOUT_FENCE))
@@ -160,7 +180,7 @@ impl Waiter {
 }
 
 /// `false` if somebody else was quicker.
-fn disarm(doorbell: &AtomicU32, token: u32) -> bool {
+pub(crate) fn disarm(doorbell: &AtomicU32, token: u32) -> bool {
     // Relaxed: a hint; what it announces is ordered by the fences.
     doorbell
         .compare_exchange(token, SILENT, Relaxed, Relaxed)
@@ -170,7 +190,7 @@ fn disarm(doorbell: &AtomicU32, token: u32) -> bool {
 /// The waking half: called after the Release store of an index. `true` if the peer has closed.
 #[inline(always)]
 pub(crate) fn ring(doorbell: &AtomicU32, light: bool) -> bool {
-    // Dekker, waker's half: pairs with the fences in `Waiter::wait`.
+    // Dekker, waker's half: pairs with the fences in `Waiter::announce`.
     if light {
         asymmetric::light();
     } else {

@@ -164,7 +164,8 @@ impl<'a> WaitEntry<'a> {
         self.word
     }
 
-    pub(crate) fn expected(&self) -> u32 {
+    /// The value.
+    pub fn expected(&self) -> u32 {
         self.expected
     }
 }

@@ -82,8 +82,8 @@ pub use multiprocess_sync as sync;
 pub use multiprocess_sync::{
     Armed, BarrierError, ConditionWatch, Doorbell, DoorbellFd, InvalidParties, InvalidPermits,
     LockError, LockGuard, MutexGuard, NotLocked, NotOwner, Permit, RLockGuard, ReleaseError,
-    RwLockReadGuard, RwLockWriteGuard, Source, TryAcquireError, TryLockError, WaitError, wait_any,
-    wait_any_with,
+    RwLockReadGuard, RwLockWriteGuard, Source, TryAcquireError, TryLockError, UNHEARD, WaitError,
+    wait_any, wait_any_with,
 };
 pub use owned::{
     Barrier, BoundedSemaphore, Condition, Event, Lock, Mutex, Once, OnceCell, RLock, RwLock,

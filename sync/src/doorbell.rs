@@ -40,10 +40,10 @@ use multiprocess_core::atomic::{
     Ordering::{Relaxed, SeqCst},
     fence,
 };
-use multiprocess_core::park::{self, Patience};
+use multiprocess_core::park::{self, Parked, Patience};
 use multiprocess_core::{Deadline, LayoutHash, ShmSafe, Timeout};
 
-use crate::wait_any::first_ready;
+use crate::wait_any::{first_ready, recheck};
 use crate::{Source, WaitError};
 
 const SLEEPERS: u32 = 1;
@@ -250,9 +250,10 @@ pub fn wait_any_with(
         if let Some(ready) = first_ready(sources) {
             return Ok(ready);
         }
-        patience
-            .park(&doorbell.word, seen, deadline)
-            .map_err(WaitError::System)?;
+        let parked = patience.park(&doorbell.word, seen, deadline);
+        if parked.map_err(WaitError::System)? == Parked::Recheck || deadline.has_passed() {
+            recheck(sources);
+        }
     }
     // One more look: something may have been set while the clock ran out.
     first_ready(sources).ok_or(WaitError::Timeout)

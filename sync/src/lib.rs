@@ -46,4 +46,4 @@ pub use raw_mutex::RawMutex;
 pub use rlock::{RLock, RLockGuard};
 pub use rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use semaphore::{Permit, Semaphore};
-pub use wait_any::{Armed, Source, wait_any};
+pub use wait_any::{Armed, Source, UNHEARD, wait_any};

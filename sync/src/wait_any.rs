@@ -23,11 +23,12 @@
 //! | 2, 3 | announcements in vain | each word's next change makes one wake too many |
 //! | 3, woken | a wake that was meant for one sleeper is used up | sleepers of that word notice at their inner bound, at most 1 s later |
 //!
-//! A setter killed between its store and its wake: this sleeper, too, has the inner bound.
+//! A setter killed between its store and its wake: this sleeper, too, has the inner bound, at which it
+//! asks each source to find out who died ([`Source::recheck`]).
 
 use core::time::Duration;
 
-use multiprocess_core::park::{self, MAX_WAIT_ANY, Parked, Patience, WaitEntry};
+use multiprocess_core::park::{MAX_WAIT_ANY, Parked, Patience, WaitEntry};
 use multiprocess_core::{Deadline, Errno, Timeout};
 
 use crate::WaitError;
@@ -55,6 +56,10 @@ pub trait Source {
 
     /// Wakes another sleeper in place of this one, which does not necessarily take what is there.
     fn pass_on(&self) {}
+
+    /// The inner bound of a wait has passed: whoever would have made the source ready may be dead. If
+    /// the kernel says so the source may become ready by that. May make system calls.
+    fn recheck(&self) {}
 }
 
 /// What [`Source::arm`] found.
@@ -64,7 +69,14 @@ pub enum Armed<'a> {
     Ready,
     /// A sleeper is announced: sleep while the word has this value.
     Waiting(WaitEntry<'a>),
+    /// As `Waiting`, but who makes the source ready may not see the announcement: the word is in
+    /// memory that is mapped for reading, or the kernel refuses a fence. Look again within
+    /// [`UNHEARD`].
+    Unheard(WaitEntry<'a>),
 }
+
+/// Longest sleep on a word of which nobody may know that somebody sleeps there.
+pub const UNHEARD: Duration = Duration::from_millis(1);
 
 /// How long a source can stay unnoticed that is not among the words of the present sleep.
 const SLICE: Duration = Duration::from_millis(10);
@@ -133,6 +145,11 @@ pub(crate) fn first_ready(sources: &[&dyn Source]) -> Option<usize> {
     sources.iter().position(|source| source.is_ready())
 }
 
+/// Somebody may have died.
+pub(crate) fn recheck(sources: &[&dyn Source]) {
+    sources.iter().for_each(|source| source.recheck());
+}
+
 #[cold]
 fn wait_until(sources: &[&dyn Source], deadline: Deadline) -> Result<usize, WaitError> {
     let mut patience = Patience::new();
@@ -144,18 +161,22 @@ fn wait_until(sources: &[&dyn Source], deadline: Deadline) -> Result<usize, Wait
             start,
             len: sources.len().min(width),
         };
-        let entries = match window.arm() {
-            Ok(entries) => entries,
+        let (entries, is_heard) = match window.arm() {
+            Ok(armed) => armed,
             Err(ready) => return Ok(ready),
         };
-        let entries = &entries[..window.len];
-        let parked = if window.is_whole() {
-            patience.park_any(entries, deadline)
-        } else {
-            park::wait_any(entries, deadline.min(Deadline::now().plus(SLICE)))
+        let bound = match (is_heard, window.is_whole()) {
+            (true, true) => deadline,
+            (true, false) => deadline.min(Deadline::now().plus(SLICE)),
+            (false, _) => deadline.min(Deadline::now().plus(UNHEARD)),
         };
-        let woken = match parked {
-            Ok(parked) => parked == Parked::Woken,
+        let woken = match patience.park_any(&entries[..window.len], bound) {
+            Ok(parked) => {
+                if parked == Parked::Recheck || deadline.has_passed() {
+                    recheck(sources);
+                }
+                parked == Parked::Woken
+            }
             // No such call, or a sandbox that does not know it.
             Err(Errno::NOSYS | Errno::PERM) if width > 1 => {
                 width = 1;
@@ -195,17 +216,23 @@ impl<'a> Window<'a> {
         (start..start + self.len).map(move |index| index % count)
     }
 
-    /// Step 2: entries, of which the first `len` count; or the index of a source that is ready.
-    fn arm(&self) -> Result<[WaitEntry<'a>; MAX_WAIT_ANY], usize> {
-        let armed = |index: usize| match self.sources[index].arm() {
+    /// Step 2: entries, of which the first `len` count, and whether all announcements are seen; or the
+    /// index of a source that is ready.
+    fn arm(&self) -> Result<([WaitEntry<'a>; MAX_WAIT_ANY], bool), usize> {
+        let mut is_heard = true;
+        let mut armed = |index: usize| match self.sources[index].arm() {
             Armed::Ready => Err(index),
             Armed::Waiting(entry) => Ok(entry),
+            Armed::Unheard(entry) => {
+                is_heard = false;
+                Ok(entry)
+            }
         };
         let mut entries = [armed(self.start)?; MAX_WAIT_ANY];
         for (entry, index) in entries.iter_mut().zip(self.indices()).skip(1) {
             *entry = armed(index)?;
         }
-        Ok(entries)
+        Ok((entries, is_heard))
     }
 
     /// Step 5. The kernel names one of the words that woke us, and there may be more.

@@ -29,7 +29,7 @@ use multiprocess_core::atomic::{
     Ordering::{Relaxed, SeqCst},
     fence,
 };
-use multiprocess_core::park::{self, Parked, Patience};
+use multiprocess_core::park::{self, Parked, Patience, WaitEntry};
 use multiprocess_core::{Deadline, Errno, asymmetric};
 
 // | bits of the word | meaning | who enters | who leaves |
@@ -79,6 +79,21 @@ impl Bell {
         fence(SeqCst);
         let is_ordered = !may_be_light() || asymmetric::heavy();
         Armed { value, is_ordered }
+    }
+
+    /// What is slept on.
+    #[cfg(feature = "async")]
+    pub(super) fn word(&self) -> &AtomicU32 {
+        &self.0
+    }
+
+    /// To sleep on beside other words.
+    pub(super) fn entry(&self, armed: Armed) -> multiprocess_sync::Armed<'_> {
+        let entry = WaitEntry::new(&self.0, armed.value);
+        match armed.is_ordered {
+            true => multiprocess_sync::Armed::Waiting(entry),
+            false => multiprocess_sync::Armed::Unheard(entry),
+        }
     }
 
     /// Step d.

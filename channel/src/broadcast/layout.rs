@@ -234,6 +234,13 @@ impl<T: Message> Parts<T> {
         Found::Message(message)
     }
 
+    /// Whether a look for message `number` finds it, or that it is gone.
+    pub(super) fn is_there(&self, number: u64) -> bool {
+        // Acquire: as in `look`, which follows.
+        let sequence = self.slot(number).sequence.load(Acquire);
+        sequence.wrapping_sub(there(number)).cast_signed() >= 0
+    }
+
     /// Messages ever sent, that we know of, as the number of the next one.
     #[inline]
     pub(super) fn tail(&self) -> u64 {

@@ -1,5 +1,6 @@
 //! The receiving end that the sender waits for.
 
+use core::cell::Cell;
 use core::fmt;
 
 use multiprocess_core::atomic::Ordering::{Relaxed, Release};
@@ -41,16 +42,18 @@ use crate::{RecvError, TryRecvError};
 /// no seat is free it is disconnected.
 pub struct LosslessReceiver<T: Message, M: Memory = Home, P: Peers = Home> {
     memory: M,
-    parts: Parts<T>,
+    pub(super) parts: Parts<T>,
     peers: P,
     /// Our seat, and its word as we wrote it.
     number: u32,
     taken: u64,
     /// The message that is read next.
-    cursor: u64,
+    pub(super) cursor: u64,
     light: bool,
-    is_open: bool,
+    pub(super) is_open: bool,
     generation: u64,
+    /// The sender's role when it was found dead, or 0.
+    pub(super) dead: Cell<u64>,
     spin: AdaptiveSpin,
 }
 
@@ -76,6 +79,7 @@ impl<T: Message, M: Memory, P: Peers> LosslessReceiver<T, M, P> {
             light: false,
             is_open: false,
             generation: 0,
+            dead: Cell::new(0),
             spin: AdaptiveSpin::new(),
         };
         receiver.join()?;
@@ -99,7 +103,7 @@ impl<T: Message, M: Memory, P: Peers> LosslessReceiver<T, M, P> {
     }
 
     #[inline(always)]
-    fn is_ours(&self) -> bool {
+    pub(super) fn is_ours(&self) -> bool {
         self.generation == generation()
     }
 
@@ -175,6 +179,18 @@ impl<T: Message, M: Memory, P: Peers> LosslessReceiver<T, M, P> {
         P: Clone,
     {
         Self::attach(self.memory.clone(), self.peers.clone())
+    }
+
+    /// Whether `role` has an owner that is attested dead: asks the kernel.
+    pub(super) fn is_sender_dead(&self, role: u64) -> bool {
+        let id = role::identity(role);
+        !id.is_anonymous() && id != self.peers.me() && self.peers.is_dead(id)
+    }
+
+    /// Whether the sender was found dead by who waits for several things, and has no successor.
+    pub(super) fn sender_was_found_dead(&self) -> bool {
+        let dead = self.dead.get();
+        dead != 0 && self.parts.control().door.role.load(Relaxed) == dead
     }
 
     /// Steps 10 and 11.
@@ -264,6 +280,7 @@ impl<T: Message, M: Memory, P: Peers> Listener<T> for LosslessReceiver<T, M, P> 
                 self.advance();
                 Ok(message)
             }
+            Err(NotHere::NotYet) if self.sender_was_found_dead() => Err(TryReadError::Disconnected),
             Err(NotHere::NotYet) => Err(TryReadError::Empty),
             Err(NotHere::Never) => Err(TryReadError::Disconnected),
             // The sender waits for us, if it keeps to the protocol.
@@ -271,8 +288,7 @@ impl<T: Message, M: Memory, P: Peers> Listener<T> for LosslessReceiver<T, M, P> 
         }
     }
     fn is_abandoned(&self) -> bool {
-        let id = role::identity(self.parts.control().door.role.load(Relaxed));
-        !id.is_anonymous() && id != self.peers.me() && self.peers.is_dead(id)
+        self.is_sender_dead(self.parts.control().door.role.load(Relaxed))
     }
 }
 

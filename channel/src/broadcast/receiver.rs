@@ -37,10 +37,10 @@ use crate::spsc::Message;
 ///
 /// A child's copy goes on by itself.
 pub struct Receiver<T: Message, V: ReadMemory = Home> {
-    memory: V,
-    parts: Parts<T>,
+    pub(super) memory: V,
+    pub(super) parts: Parts<T>,
     /// The message that is read next.
-    cursor: u64,
+    pub(super) cursor: u64,
     lost: u64,
     spin: AdaptiveSpin,
 }

@@ -49,12 +49,12 @@ use crate::{Home, PopIntoError, RecvError, Statistics, TryRecvError};
 ///
 /// A child that uses its parent's consumer makes two consumers of one: do not.
 pub struct Consumer<M: Memory = Home, P: Peers = Home> {
-    endpoint: Endpoint<ConsumerSide, M, P>,
+    pub(super) endpoint: Endpoint<ConsumerSide, M, P>,
     capacity: u64,
     /// Our index: where the next record starts.
-    head: u64,
+    pub(super) head: u64,
     /// The producer's index as we last saw it; `head` itself once we must not read.
-    tail: Cell<u64>,
+    pub(super) tail: Cell<u64>,
     /// Records ever given back.
     records: u64,
 }

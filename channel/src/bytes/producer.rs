@@ -38,14 +38,16 @@ use crate::{Home, ReserveError, Statistics, TryReserveError};
 ///
 /// A child that uses its parent's producer makes two producers of one: do not.
 pub struct Producer<M: Memory = Home, P: Peers = Home> {
-    endpoint: Endpoint<ProducerSide, M, P>,
-    capacity: u64,
+    pub(super) endpoint: Endpoint<ProducerSide, M, P>,
+    pub(super) capacity: u64,
     /// Our index: where the next record starts.
-    tail: u64,
+    pub(super) tail: u64,
     /// The consumer's index as we last saw it; `tail - capacity` once we must not write.
     head: Cell<u64>,
     /// Records ever sent.
     records: u64,
+    /// Length of the record for which there was no room, when we last had to look.
+    pub(super) refused: usize,
 }
 
 // SAFETY: everything lies in the endpoint, which is Send if its memory and peers are; `Cell` is Send.
@@ -86,6 +88,7 @@ impl<M: Memory, P: Peers> Producer<M, P> {
             capacity,
             tail,
             head: Cell::new(tail.wrapping_sub(capacity)),
+            refused: 0,
         })
     }
 
@@ -216,18 +219,26 @@ impl<M: Memory, P: Peers> Producer<M, P> {
                 max: self.max_len(),
             });
         }
-        let size = record_size(len as u64);
-        let to_end = self.capacity - (self.tail & (self.capacity - 1));
-        let skip = if size > to_end { to_end } else { 0 };
-        // No overflow: both are at most the capacity.
-        let need = skip + size;
+        let (skip, need) = self.need(len);
         if need > self.room() {
+            self.refused = len;
             self.reload_head(need)?;
+            self.refused = 0;
         }
         Ok(skip)
     }
 
-    fn room(&self) -> u64 {
+    /// What a record of `len` bytes, at most `max_len`, needs: bytes to skip, and bytes in all.
+    #[inline]
+    pub(super) fn need(&self, len: usize) -> (u64, u64) {
+        let size = record_size(len as u64);
+        let to_end = self.capacity - (self.tail & (self.capacity - 1));
+        let skip = if size > to_end { to_end } else { 0 };
+        // No overflow: both are at most the capacity.
+        (skip, skip + size)
+    }
+
+    pub(super) fn room(&self) -> u64 {
         self.capacity - self.tail.wrapping_sub(self.head.get())
     }
 

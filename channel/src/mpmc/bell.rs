@@ -137,6 +137,12 @@ impl Bell {
         seen
     }
 
+    /// What is slept on.
+    #[cfg(feature = "async")]
+    pub(super) fn word(&self) -> &AtomicU32 {
+        &self.0
+    }
+
     /// To sleep on beside other words.
     pub(super) fn entry(&self, armed: u32) -> WaitEntry<'_> {
         WaitEntry::new(&self.0, armed)

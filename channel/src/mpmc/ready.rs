@@ -4,9 +4,11 @@ use multiprocess_core::atomic::Ordering::Acquire;
 use multiprocess_core::{Memory, Peers};
 use multiprocess_sync::{Armed, Source};
 
-use super::Receiver;
+use super::claim::has_room;
 use super::layout::Parts;
+use super::sender::is_disconnected;
 use super::words::{Role, State, Word};
+use super::{Receiver, Sender};
 use crate::spsc::Message;
 
 /// Ready when a message is there, or none can come any more.
@@ -33,7 +35,9 @@ impl<T: Message, M: Memory, P: Peers> Source for Receiver<T, M, P> {
         let (parts, cursor) = (&self.endpoint.parts, self.endpoint.cursor);
         // Acquire: what is ready is seen whole by who receives it next.
         let first = Word::from_bits(parts.slot(cursor).word.load(Acquire));
-        first.state == State::Ready && first.ticket == cursor || parts.is_ready()
+        first.state == State::Ready && first.ticket == cursor
+            || parts.is_ready()
+            || !self.endpoint.is_open
     }
 
     fn arm(&self) -> Armed<'_> {
@@ -42,6 +46,10 @@ impl<T: Message, M: Memory, P: Peers> Source for Receiver<T, M, P> {
 
     fn pass_on(&self) {
         self.endpoint.parts.pass_on();
+    }
+
+    fn recheck(&self) {
+        self.endpoint.recover();
     }
 }
 
@@ -65,5 +73,32 @@ impl<T: Message> Parts<T> {
 
     pub(super) fn pass_on(&self) {
         self.control().receivers.pass_on();
+    }
+}
+
+/// Ready when there is room for a message, or nothing can be sent any more.
+///
+/// Among senders of one ring each slot that is given back wakes one waiter, as for receivers.
+impl<T: Message, M: Memory, P: Peers> Source for Sender<T, M, P> {
+    fn is_ready(&self) -> bool {
+        has_room(&self.endpoint) || is_disconnected(&self.endpoint) || !self.endpoint.is_open
+    }
+
+    fn arm(&self) -> Armed<'_> {
+        let bell = &self.endpoint.parts.control().senders;
+        // Dekker: after this the look, as in `bell.rs`.
+        let seen = bell.arm();
+        if self.is_ready() {
+            return Armed::Ready;
+        }
+        Armed::Waiting(bell.entry(seen))
+    }
+
+    fn pass_on(&self) {
+        self.endpoint.parts.control().senders.pass_on();
+    }
+
+    fn recheck(&self) {
+        self.endpoint.recover();
     }
 }

@@ -285,7 +285,9 @@ fn blocking<T>(error: TrySendError<T>) -> SendError<T> {
     }
 }
 
-fn is_disconnected<T: Message, M: Memory, P: Peers>(endpoint: &Endpoint<T, M, P>) -> bool {
+pub(super) fn is_disconnected<T: Message, M: Memory, P: Peers>(
+    endpoint: &Endpoint<T, M, P>,
+) -> bool {
     let receivers = &endpoint.parts.control().receivers;
     receivers.is_closed() || !endpoint.parts.is_kept && endpoint.parts.is_deserted(Role::Receiver)
 }

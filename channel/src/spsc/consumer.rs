@@ -49,13 +49,13 @@ use crate::{Home, RecvError, Statistics, TryRecvError};
 ///
 /// A child that uses its parent's consumer makes two consumers of one: do not.
 pub struct Consumer<T, M: Memory = Home, P: Peers = Home> {
-    endpoint: Endpoint<ConsumerSide, M, P>,
+    pub(super) endpoint: Endpoint<ConsumerSide, M, P>,
     slots: NonNull<Slot<T>>,
     capacity: u64,
     /// Our index: the next message to be read.
-    head: u64,
+    pub(super) head: u64,
     /// The first index that is not known to be published.
-    limit: Cell<u64>,
+    pub(super) limit: Cell<u64>,
     /// `limit` once we publish with light fences; `head` before: then there is no fast path.
     light_limit: Cell<u64>,
     /// A message was copied by `peek` and not given back yet.

@@ -41,13 +41,13 @@ use crate::{Home, SendError, Statistics, TrySendError};
 ///
 /// A child that uses its parent's producer makes two producers of one: do not.
 pub struct Producer<T, M: Memory = Home, P: Peers = Home> {
-    endpoint: Endpoint<ProducerSide, M, P>,
+    pub(super) endpoint: Endpoint<ProducerSide, M, P>,
     slots: NonNull<Slot<T>>,
-    capacity: u64,
+    pub(super) capacity: u64,
     /// Our index: the next message to be written.
-    tail: u64,
+    pub(super) tail: u64,
     /// The first index that is not known to be free. `tail` itself once we must not push.
-    limit: Cell<u64>,
+    pub(super) limit: Cell<u64>,
 }
 
 // SAFETY: the slots lie in the endpoint's memory, which moves along; messages are plain data.
