@@ -1,5 +1,6 @@
 //! Forks, deaths and successors of ends, in real processes.
 #![cfg(all(not(loom), target_os = "linux", feature = "std"))]
+#![allow(clippy::disallowed_methods)] // copies of ends in forked children are what is tested
 
 use std::os::fd::AsFd;
 use std::time::Duration;
