@@ -160,7 +160,7 @@ fn signal(pid: i32, signal: i32) {
 fn stopped_run(directory: &Path, method: &str) -> (Child, Vec<i32>, Vec<i32>) {
     loop {
         let mut child = wordcount(directory)
-            .args(["--workers", "3", "--start-method", method])
+            .args(["--verify", "--workers", "3", "--start-method", method])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -187,7 +187,7 @@ fn stopped_run(directory: &Path, method: &str) -> (Child, Vec<i32>, Vec<i32>) {
 }
 
 #[test]
-fn a_killed_worker_is_named_and_hangs_nobody() {
+fn a_killed_worker_is_named_and_replaced() {
     let _watchdog = Watchdog::seconds(120);
     let directory = many_files(10_000);
     for method in METHODS {
@@ -195,15 +195,70 @@ fn a_killed_worker_is_named_and_hangs_nobody() {
         signal(workers[1], libc::SIGKILL);
         signal(child.id() as i32, libc::SIGCONT);
         let output = child.wait_with_output().unwrap();
-        assert_code(&output, 3);
-        let stderr = text(&output.stderr);
-        let named = format!("(pid {})", workers[1]);
+        assert_code(&output, 0);
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        assert!(stdout.contains("verified:"), "{stdout}");
+        let named = format!("(pid {}): the process was killed by SIGKILL", workers[1]);
         assert!(
             stderr.contains("worker ") && stderr.contains(&named),
             "{stderr}"
         );
-        assert!(stderr.contains("killed by SIGKILL"), "{stderr}");
         assert_all_end(&all);
+    }
+}
+
+#[test]
+fn chaos_loses_nothing_and_counts_nothing_twice() {
+    let _watchdog = Watchdog::seconds(300);
+    let directory = many_files(10_000);
+    for method in METHODS {
+        for workers in ["1", "2", "5"] {
+            let before = shared_files();
+            let output = run(wordcount(directory.path()).args([
+                "--chaos",
+                "--verify",
+                "--workers",
+                workers,
+                "--start-method",
+                method,
+            ]));
+            assert_code(&output, 0);
+            let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+            assert!(stdout.contains("verified:"), "{stdout}");
+            assert!(stdout.contains("       19999  common\n"), "{stdout}");
+            // The first worker is killed at once, so there is one at least.
+            assert!(stderr.contains(" workers killed, "), "{stderr}");
+            let after = shared_files();
+            assert!(after.is_subset(&before), "{method}: {before:?} {after:?}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_kills_every_worker_ends_the_run() {
+    let _watchdog = Watchdog::seconds(120);
+    let directory = tempfile::tempdir().unwrap();
+    // More different words than a worker has memory for.
+    let words: String = (0..2_000_000).map(|i| format!("{i}\n")).collect();
+    fs::write(directory.path().join("poison"), words).unwrap();
+    for method in METHODS {
+        let mut command = wordcount(directory.path());
+        command.args(["--workers", "1", "--start-method", method]);
+        // SAFETY: setrlimit is async-signal-safe.
+        unsafe {
+            command.pre_exec(|| {
+                let limit = libc::rlimit {
+                    rlim_cur: 128 << 20,
+                    rlim_max: 128 << 20,
+                };
+                libc::setrlimit(libc::RLIMIT_AS, &limit);
+                Ok(())
+            });
+        }
+        let output = run(&mut command);
+        assert_code(&output, 3);
+        let stderr = text(&output.stderr);
+        assert!(stderr.contains("killed by SIGABRT; 4 in a row"), "{stderr}");
     }
 }
 

@@ -3,14 +3,29 @@
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io::{self, Read};
+use std::ops::AddAssign;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::hash::Seeded;
 
 /// Of a file that says it is empty, as those of procfs do, at most so much is read.
 const EMPTY_AT_MOST: u64 = 16 << 20;
 
 /// How often each word occurs. A word is a longest run of letters, digits and underscores.
-pub(crate) type Table = HashMap<Box<str>, u64>;
+pub(crate) type Table = HashMap<Box<str>, u64, Seeded>;
+
+/// Adds `count` occurrences of a word.
+pub(crate) fn add(table: &mut Table, word: &str, count: u64) {
+    match table.get_mut(word) {
+        Some(sum) => *sum += count,
+        None => {
+            table.insert(word.into(), count);
+        }
+    }
+}
 
 /// What became of one file.
 pub(crate) enum Outcome {
@@ -37,12 +52,7 @@ pub(crate) fn count_file(path: &Path, table: &mut Table) -> Outcome {
             continue;
         }
         words += 1;
-        match table.get_mut(word) {
-            Some(count) => *count += 1,
-            None => {
-                table.insert(word.into(), 1);
-            }
-        }
+        add(table, word, 1);
     }
     Outcome::Counted {
         bytes: bytes.len() as u64,
@@ -65,8 +75,8 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Sums over files; the order of the fields is their order in the shared array.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+/// Sums over files.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Totals {
     pub files: u64,
     pub bytes: u64,
@@ -76,30 +86,7 @@ pub(crate) struct Totals {
 }
 
 impl Totals {
-    /// Elements in the shared array.
-    pub(crate) const LEN: usize = 5;
-
-    pub(crate) fn from_array(array: [u64; Self::LEN]) -> Self {
-        let [files, bytes, words, unreadable, not_utf8] = array;
-        Self {
-            files,
-            bytes,
-            words,
-            unreadable,
-            not_utf8,
-        }
-    }
-
-    pub(crate) fn to_array(self) -> [u64; Self::LEN] {
-        [
-            self.files,
-            self.bytes,
-            self.words,
-            self.unreadable,
-            self.not_utf8,
-        ]
-    }
-
+    /// Adds a file.
     pub(crate) fn add(&mut self, outcome: &Outcome) {
         match outcome {
             Outcome::Counted { bytes, words } => {
@@ -110,5 +97,20 @@ impl Totals {
             Outcome::Unreadable(_) => self.unreadable += 1,
             Outcome::NotUtf8 => self.not_utf8 += 1,
         }
+    }
+
+    /// Files that were looked at.
+    pub(crate) fn looked_at(&self) -> u64 {
+        self.files + self.unreadable + self.not_utf8
+    }
+}
+
+impl AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        self.files += other.files;
+        self.bytes += other.bytes;
+        self.words += other.words;
+        self.unreadable += other.unreadable;
+        self.not_utf8 += other.not_utf8;
     }
 }

@@ -1,11 +1,16 @@
 //! Counts words in real files with several processes that share memory.
 //!
-//! The parent walks a directory and hands paths to the workers through byte rings; the workers
-//! count, keep running totals in a shared array under a shared lock, and send their tables back
-//! through byte rings; the parent merges.
+//! The parent walks a directory and puts paths into one `JoinableQueue`, in batches. Workers get them,
+//! count, and put tables into one `Queue`; the parent adds them up. An `Array` shows meanwhile how
+//! far each worker is.
+//!
+//! Workers may be killed at any moment, and `--chaos` does it. A worker sends the answer to a batch
+//! *before* it says that the batch is done: killed before, the queue gives the batch to another
+//! one; killed between, the answer comes twice, and the parent enters the first one only
+//! ([`ledger`]). So each file is counted once.
 //!
 //! ```text
-//! cargo run --release --example wordcount -- [DIR] [--workers N] [--verify]
+//! cargo run --release --example wordcount -- [DIR] [--workers N] [--verify] [--chaos]
 //! ```
 //!
 //! | exit code | meaning |
@@ -13,32 +18,43 @@
 //! | 0 | done |
 //! | 1 | done, but some files could not be read |
 //! | 2 | nothing could be started: wrong usage, no such directory |
-//! | 3 | a worker died; it is named |
+//! | 3 | workers died again and again; the last one is named |
 //! | 4 | `--verify` found a difference |
 //! | 5 | standard output could not be written: a full disk |
 //! | 141 | whoever read standard output has gone; nothing is said about it |
 
 mod coordinator;
 mod count;
+mod crew;
+mod failure;
+mod hash;
+mod in_hand;
+mod ledger;
+mod message;
+mod progress;
 mod report;
+mod walk;
 mod worker;
 
 use std::io::{self, ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use multiprocess::StartMethod;
 
-use coordinator::Failure;
+use coordinator::Plan;
+use failure::Failure;
+use progress::Progress;
 use report::complain;
 
 /// Counts words in the files under a directory, with several processes.
 ///
 /// Exit codes: 0 done, 1 done but some files could not be read, 2 nothing could be started
-/// (wrong usage, no such directory), 3 a worker died, 4 --verify found a difference, 5 standard
-/// output could not be written, 141 its reader has gone.
-/// Files that are not UTF-8 text, or have no end, are named and skipped.
+/// (wrong usage, no such directory), 3 workers died again and again, 4 --verify found a difference,
+/// 5 standard output could not be written, 141 its reader has gone.
+/// Files that are not UTF-8 text, or have no end, are named and skipped. Workers that die are named
+/// and replaced.
 #[derive(Debug, Parser)]
 #[command(name = "wordcount", version)]
 struct Options {
@@ -56,6 +72,10 @@ struct Options {
     /// Count again in one process and compare everything.
     #[arg(long)]
     verify: bool,
+
+    /// Kill workers at random meanwhile, with SIGKILL.
+    #[arg(long)]
+    chaos: bool,
 }
 
 const UNREADABLE: u8 = 1;
@@ -88,9 +108,9 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<ExitCode, Failure> {
     let (directory, only_rust) = match &options.directory {
         Some(directory) => (directory.clone(), false),
-        None => (registry_sources()?, true),
+        None => (walk::registry_sources()?, true),
     };
-    let found = walk(&directory, only_rust)?;
+    let found = walk::walk(&directory, only_rust)?;
     for problem in &found.problems {
         complain(problem);
     }
@@ -118,7 +138,16 @@ fn run(options: &Options) -> Result<ExitCode, Failure> {
         directory.display(),
         options.start_method
     )?;
-    let counted = coordinator::count(&found.files, workers, options.start_method)?;
+    let plan = Plan {
+        workers,
+        method: options.start_method,
+        chaos: options.chaos,
+    };
+    let progress = Progress::new(found.files.len() as u64);
+    let counted = coordinator::count(&found.files, &plan, &progress);
+    progress.clear();
+    let counted = counted?;
+    report::mourn(&counted);
     let mut out = io::stdout().lock();
     report::print(&mut out, &counted)?;
     let mut code = if found.problems.is_empty() && counted.totals.unreadable == 0 {
@@ -131,37 +160,4 @@ fn run(options: &Options) -> Result<ExitCode, Failure> {
     }
     out.flush()?;
     Ok(ExitCode::from(code))
-}
-
-struct Found {
-    files: Vec<PathBuf>,
-    problems: Vec<String>,
-}
-
-fn walk(directory: &Path, only_rust: bool) -> Result<Found, Failure> {
-    // Asked by itself: a walk would only say that nothing was found.
-    std::fs::read_dir(directory)
-        .map_err(|error| Failure::Start(format!("{}: {error}", directory.display())))?;
-    let mut found = Found {
-        files: Vec::new(),
-        problems: Vec::new(),
-    };
-    for entry in walkdir::WalkDir::new(directory) {
-        match entry {
-            Ok(entry) if !entry.file_type().is_file() => {}
-            Ok(entry) if only_rust && entry.path().extension() != Some("rs".as_ref()) => {}
-            Ok(entry) => found.files.push(entry.into_path()),
-            Err(error) => found.problems.push(error.to_string()),
-        }
-    }
-    Ok(found)
-}
-
-/// `$CARGO_HOME/registry/src`, where building this project put its dependencies.
-fn registry_sources() -> Result<PathBuf, Failure> {
-    let home = std::env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))
-        .ok_or_else(|| Failure::Start("no HOME and no CARGO_HOME: name a directory".into()))?;
-    Ok(home.join("registry").join("src"))
 }

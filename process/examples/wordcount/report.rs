@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::coordinator::Counted;
-use crate::count::{Table, Totals, count_file};
+use super::coordinator::Counted;
+use super::count::{Table, Totals, count_file};
 
 const TOP: usize = 20;
 
@@ -22,6 +22,7 @@ pub(crate) fn print(out: &mut impl Write, counted: &Counted) -> io::Result<()> {
         totals,
         shares,
         elapsed,
+        ..
     } = counted;
     let mut words: Vec<_> = table.iter().collect();
     // By count, then alphabetically: the same list whatever the order of counting was.
@@ -39,25 +40,35 @@ pub(crate) fn print(out: &mut impl Write, counted: &Counted) -> io::Result<()> {
         totals.not_utf8,
         totals.unreadable
     )?;
-    for (i, share) in shares.iter().enumerate() {
+    for share in shares {
         writeln!(
             out,
             "worker {}: {} files, {:.1} % of the bytes, {:.2} s of CPU",
-            i + 1,
-            share.files,
-            percent(share.bytes, totals.bytes),
+            share.number,
+            share.totals.files,
+            percent(share.totals.bytes, totals.bytes),
             share.busy.as_secs_f64()
         )?;
     }
-    let busy: Duration = shares.iter().map(|share| share.busy).sum();
     writeln!(
         out,
-        "{:.2} s, {:.1} MB/s, about {:.2} times one process (CPU time of the workers / time; \
-         --verify measures it)",
+        "{:.2} s, {:.1} MB/s",
         elapsed.as_secs_f64(),
-        rate(totals.bytes, *elapsed),
-        ratio(busy, *elapsed)
+        rate(totals.bytes, *elapsed)
     )
+}
+
+/// Says who has died; what they had in hand was counted by others.
+pub(crate) fn mourn(counted: &Counted) {
+    for obituary in &counted.obituaries {
+        complain(format_args!("{obituary}; others have done its work"));
+    }
+    if counted.killed > 0 {
+        complain(format_args!(
+            "chaos: {} workers killed, {} answers came twice",
+            counted.killed, counted.repeated
+        ));
+    }
 }
 
 /// Counts again in this process alone. `true` if everything agrees.
@@ -67,7 +78,7 @@ pub(crate) fn verify(
     files: &[PathBuf],
 ) -> io::Result<bool> {
     let start = Instant::now();
-    let mut table = Table::new();
+    let mut table = Table::default();
     let mut totals = Totals::default();
     for file in files {
         totals.add(&count_file(file, &mut table));

@@ -1,93 +1,126 @@
 //! What a worker process does.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
-use multiprocess::sync::Lock;
-use multiprocess::{RawArray, Shared, bytes};
+use multiprocess::channel::queue::{GetError, PutError, PutFailure};
+use multiprocess::{Array, JoinableQueue, Queue};
 use serde::{Deserialize, Serialize};
 
-use crate::count::{Outcome, Table, Totals, count_file};
+use super::count::{Outcome, Table, Totals, count_file};
+use super::in_hand;
+use super::message::{Answer, Batch, Part};
 
-/// First byte of a record on the way back: a line for the user.
-pub(crate) const LINE: u8 = b'L';
-/// First byte of a record on the way back: a piece of the table.
-pub(crate) const TABLE: u8 = b'T';
+/// Bytes of words, or counts, in one message: several fit into the queue's memory.
+const PIECE: usize = 256 << 10;
 
-/// Everything a worker shares with its parent.
+/// Everything a worker gets.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Job {
-    /// Paths to count; ends when the parent closes it.
-    pub paths: bytes::Consumer,
-    /// Lines and, at the end, the table.
-    pub results: bytes::Producer,
-    /// Guards `totals`.
-    pub lock: Shared<Lock>,
-    /// Running totals of all workers.
-    pub totals: RawArray<u64>,
+pub(crate) struct Desk {
+    pub number: u64,
+    /// Its row in `in_hand`.
+    pub row: usize,
+    pub batches: JoinableQueue<Batch>,
+    pub answers: Queue<Answer>,
+    /// What each worker has counted and not answered yet, for the user to see; see
+    /// [`in_hand`](super::in_hand).
+    pub in_hand: Array<u64>,
 }
 
-/// A worker's own share.
+/// What a worker did.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Share {
-    pub files: u64,
-    pub bytes: u64,
+    pub number: u64,
+    pub totals: Totals,
     /// CPU time spent, by this process.
     pub busy: Duration,
 }
 
-/// The worker's function. An error is a parent that is gone: nobody to report to.
-pub(crate) fn work(mut job: Job) -> Result<Share, String> {
-    let mut table = Table::new();
-    let mut own = Totals::default();
-    while let Ok(record) = job.paths.peek() {
-        let path = Path::new(OsStr::from_bytes(&record)).to_path_buf();
-        record.release();
-        let outcome = count_file(&path, &mut table);
-        own.add(&outcome);
-        add_to_running_totals(&job, &outcome)?;
-        let line = match outcome {
-            Outcome::Counted { .. } => continue,
-            Outcome::Unreadable(error) => format!("{}: {error}", path.display()),
-            Outcome::NotUtf8 => format!("{}: not UTF-8 text, skipped", path.display()),
+/// The worker's function: counts batches until there are no more.
+pub(crate) fn work(desk: Desk) -> Result<Share, String> {
+    let mut totals = Totals::default();
+    loop {
+        let batch = match desk.batches.get() {
+            Ok(batch) => batch,
+            Err(GetError::Closed) => break,
+            Err(error) => return Err(error.to_string()),
         };
-        send(&mut job.results, LINE, line.as_bytes())?;
+        match desk.count(&batch) {
+            Ok(counted) => totals += counted,
+            // All has been counted: this batch by another, who died before it said `done`.
+            Err(PutFailure::Closed) => break,
+            Err(error) => {
+                batch.give_up();
+                return Err(error.to_string());
+            }
+        }
+        // Killed before this, another worker counts the batch again; that it was answered for
+        // already shows by its number.
+        batch.done();
     }
-    let entries: Vec<(&str, u64)> = table.iter().map(|(word, n)| (&**word, *n)).collect();
-    let bytes = postcard::to_stdvec(&entries).map_err(|error| error.to_string())?;
-    send(&mut job.results, TABLE, &bytes)?;
     Ok(Share {
-        files: own.files,
-        bytes: own.bytes,
+        number: desk.number,
+        totals,
         busy: cpu_time(),
     })
 }
 
-fn add_to_running_totals(job: &Job, outcome: &Outcome) -> Result<(), String> {
-    let _guard = job.lock.lock().map_err(|error| error.to_string())?;
-    let mut array = [0; Totals::LEN];
-    let copied = job.totals.copy_to_slice(0, &mut array);
-    let mut totals = Totals::from_array(array);
-    totals.add(outcome);
-    copied
-        .and_then(|()| job.totals.copy_from_slice(0, &totals.to_array()))
-        .map_err(|error| error.to_string())
-}
-
-/// Sends `bytes` in records that fit the ring, each with `tag` before it.
-fn send(results: &mut bytes::Producer, tag: u8, bytes: &[u8]) -> Result<(), String> {
-    let piece_len = (results.max_len() - 1).min(64 << 10);
-    for piece in bytes.chunks(piece_len) {
-        let mut grant = results
-            .reserve(piece.len() + 1)
-            .map_err(|error| error.to_string())?;
-        grant[0] = tag;
-        grant[1..].copy_from_slice(piece);
-        grant.commit(piece.len() + 1);
+impl Desk {
+    /// Counts the files of a batch and sends the answer.
+    fn count(&self, batch: &Batch) -> Result<Totals, PutFailure> {
+        let (mut table, mut totals) = (Table::default(), Totals::default());
+        let mut complaints = Vec::new();
+        for file in &batch.files {
+            let path = Path::new(file);
+            let outcome = count_file(path, &mut table);
+            totals.add(&outcome);
+            in_hand::set(&self.in_hand, self.row, totals);
+            match outcome {
+                Outcome::Counted { .. } => {}
+                Outcome::Unreadable(error) => {
+                    complaints.push(format!("{}: {error}", path.display()));
+                }
+                Outcome::NotUtf8 => {
+                    complaints.push(format!("{}: not UTF-8 text, skipped", path.display()));
+                }
+            }
+        }
+        self.send_table(batch.number, &table)?;
+        in_hand::set(&self.in_hand, self.row, Totals::default());
+        self.send(batch.number, Part::Done { totals, complaints })?;
+        Ok(totals)
     }
-    Ok(())
+
+    fn send_table(&self, batch: usize, table: &Table) -> Result<(), PutFailure> {
+        let mut words = String::new();
+        let mut counts = Vec::with_capacity(table.len());
+        for (word, count) in table {
+            words.push_str(word);
+            words.push('\n');
+            counts.push(*count);
+        }
+        let mut rest = &*words;
+        while !rest.is_empty() {
+            let (piece, others) = rest.split_at(rest.floor_char_boundary(PIECE));
+            self.send(batch, Part::Words(piece.to_owned()))?;
+            rest = others;
+        }
+        for piece in counts.chunks(PIECE / size_of::<u64>()) {
+            self.send(batch, Part::Counts(piece.to_vec()))?;
+        }
+        Ok(())
+    }
+
+    fn send(&self, batch: usize, part: Part) -> Result<(), PutFailure> {
+        let worker = self.number;
+        let answer = Answer {
+            worker,
+            batch,
+            part,
+        };
+        let put = self.answers.put(answer);
+        put.map_err(|PutError { reason, .. }| reason)
+    }
 }
 
 /// CPU time of this process so far.
