@@ -1,22 +1,28 @@
 //! The child's side: takes control before the program does, runs one call, and leaves.
 
 use std::any::Any;
-use std::io::Write;
+use std::ffi::OsString;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use multiprocess_core::Deadline;
 use multiprocess_shm::transfer::Parcel;
+use rustix::net::RecvFlags;
 use serde::{Deserialize, Serialize};
 
+use crate::at_fork::Hooks;
+use crate::current::{self, Identity};
 use crate::entry::{Call, Encoded, Refusal, Reply};
+use crate::settings::Settings;
+use crate::sys::environ::Environ;
 use crate::sys::exec::CONTROL_FD;
 use crate::sys::{fork, pidfd, socket};
 use crate::wire::{self, Frame};
-use crate::{forkserver, registry};
+use crate::{finalizer, forkserver, registry, stdio};
 
 /// Environment variable that makes a process a child of ours.
-pub(crate) const MARKER: &str = "MULTIPROCESS_CHILD";
+const MARKER: &str = "MULTIPROCESS_CHILD";
 pub(crate) const ROLE_CHILD: &str = "child";
 pub(crate) const ROLE_FORKSERVER: &str = "forkserver";
 
@@ -56,7 +62,7 @@ pub fn init() {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
     let Some(control) = control_socket() else {
         let _ = writeln!(
-            std::io::stderr(),
+            io::stderr(),
             "multiprocess: {MARKER} is set, but descriptor {CONTROL_FD} is no socket"
         );
         fork::exit_now(SETUP_FAILED);
@@ -64,7 +70,16 @@ pub fn init() {
     if role == ROLE_FORKSERVER {
         forkserver::serve(control)
     }
-    run(control)
+    run(control, Hooks::none())
+}
+
+/// The environment of a child of ours with that role.
+pub(crate) fn environment(
+    role: &str,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> io::Result<Environ> {
+    let others = variables.into_iter().filter(|(key, _)| key != MARKER);
+    Environ::new([(MARKER.into(), role.into())].into_iter().chain(others))
 }
 
 /// Whether this process was started as a child and nobody has called [`init`] yet.
@@ -99,39 +114,116 @@ mod hook {
 }
 
 /// Runs the call that comes over `control`, and never returns.
-pub(crate) fn run(control: OwnedFd) -> ! {
+pub(crate) fn run(control: OwnedFd, hooks: Hooks) -> ! {
     let outcome = catch_unwind(|| -> Result<Encoded, Refusal> {
         let frame = wire::receive(control.as_fd()).map_err(|error| error.to_string())?;
-        perform(frame)
+        perform(frame, hooks)
     });
     finish(control, outcome)
 }
 
-fn perform(frame: Frame) -> Result<Encoded, Refusal> {
+fn perform(frame: Frame, hooks: Hooks) -> Result<Encoded, Refusal> {
     let call: Call = postcard::from_bytes(&frame.body)
         .map_err(|error| format!("the call cannot be decoded: {error}"))?;
-    let entry = call.entry()?;
-    let mut fds = frame.fds;
-    if let Some(leash) = call.leash {
-        if fds.is_empty() {
-            return Err("a daemon's call lacks the parent's descriptor".into());
+    let entry = call.target.entry()?;
+    let mut fds = frame.fds.into_iter();
+    let mut next = || fds.next().ok_or("the call lacks a descriptor");
+    let parent = next()?;
+    let mut streams = [const { None }; 3];
+    for (stream, replaced) in streams.iter_mut().zip(call.birth.streams) {
+        if replaced {
+            *stream = Some(next()?);
         }
-        die_with(leash, fds.remove(0)).map_err(|error| error.to_string())?;
     }
-    (entry.run)(&call.arguments, fds)
+    let environ = call.birth.settings.environment.environ();
+    let environ = environ.map_err(|error| error.to_string())?;
+    call.birth.settle(parent, &streams, environ)?;
+    drop(streams);
+    if let Some(log) = call.log {
+        log.inherit()?;
+    }
+    hooks.in_child(); // one may start a thread
+    (entry.run)(&call.arguments, fds.collect())
+}
+
+/// How a child differs from its parent. Travels with the call; the parent's pidfd and the new
+/// standard streams are the first descriptors beside it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Birth {
+    pub(crate) identity: Identity,
+    /// For a daemon.
+    pub(crate) leash: Option<Leash>,
+    pub(crate) settings: Settings,
+    /// Which streams are replaced.
+    pub(crate) streams: [bool; 3],
+}
+
+impl Birth {
+    /// Makes this process, which has one thread, what it is to be.
+    fn settle(
+        self,
+        parent: OwnedFd,
+        streams: &[Option<impl AsFd>; 3],
+        environ: Option<Environ>,
+    ) -> Result<(), Refusal> {
+        self.settings.apply()?;
+        for (number, fd) in streams.iter().enumerate() {
+            if let Some(fd) = fd {
+                stdio::install(number, fd.as_fd())
+                    .map_err(|error| format!("standard stream {number}: {error}"))?;
+            }
+        }
+        if let Some(environ) = environ {
+            // SAFETY: one thread.
+            unsafe { environ.install() };
+        }
+        if let Some(leash) = self.leash {
+            let parent = parent.try_clone().map_err(|error| error.to_string())?;
+            die_with(leash, parent).map_err(|error| error.to_string())?;
+        }
+        current::assume(self.identity, parent);
+        Ok(())
+    }
+}
+
+/// A fork's part of a birth: what was prepared before it, so that the child needs no lock.
+pub(crate) struct Forked {
+    pub(crate) birth: Birth,
+    pub(crate) parent: OwnedFd,
+    pub(crate) environ: Option<Environ>,
 }
 
 /// Runs `work` in a forked child, reports over `control`, and never returns.
 pub(crate) fn run_forked(
     control: OwnedFd,
-    parent: Option<(Leash, OwnedFd)>,
+    forked: Forked,
+    streams: &[Option<impl AsFd>; 3],
+    hooks: Hooks,
     work: impl FnOnce() -> Result<Encoded, Refusal>,
 ) -> ! {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
+        let Forked {
+            birth,
+            parent,
+            environ,
+        } = forked;
+        // Before the streams' descriptors go, with all ends that are the parent's.
+        let settled = birth.settle(parent, streams, environ);
         registry::forget_parents_children();
-        if let Some((leash, parent)) = parent {
-            die_with(leash, parent).map_err(|error| error.to_string())?;
+        // The parent has our pidfd once it says so: whatever reaps its children then, it will
+        // know our end.
+        let mut go = [0];
+        match socket::receive(
+            control.as_fd(),
+            &mut go,
+            &mut Vec::new(),
+            RecvFlags::empty(),
+        ) {
+            Ok(1) => settled?,
+            // It died, or had no descriptor left.
+            _ => fork::exit_now(SETUP_FAILED),
         }
+        hooks.in_child();
         work()
     }));
     finish(control, outcome)
@@ -158,10 +250,11 @@ fn finish(control: OwnedFd, outcome: Result<Result<Encoded, Refusal>, Box<dyn An
         // Whoever waits at the other ends of rings is told. Here: destructors do not run.
         drop(parcel);
     }
+    finalizer::run_all();
     fork::exit_flushed(code)
 }
 
-fn message(payload: &(dyn Any + Send)) -> String {
+pub(crate) fn message(payload: &(dyn Any + Send)) -> String {
     if let Some(text) = payload.downcast_ref::<&str>() {
         (*text).to_owned()
     } else if let Some(text) = payload.downcast_ref::<String>() {
@@ -183,7 +276,7 @@ pub(crate) struct Leash {
 /// By a thread: `PR_SET_PDEATHSIG` follows the parent's *thread*, and a forkserver's children have
 /// the forkserver for a parent. Where neither stands in the way it is set as well: a process that
 /// is stopped runs no thread. (A forkserver kills its stopped daemons itself.)
-fn die_with(leash: Leash, parent: OwnedFd) -> std::io::Result<()> {
+fn die_with(leash: Leash, parent: OwnedFd) -> io::Result<()> {
     if leash.by_kernel {
         // SAFETY: asks the kernel for a signal; no memory involved.
         unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };

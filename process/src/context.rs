@@ -1,91 +1,33 @@
 //! `Context`: how processes are started.
 
-use std::ffi::CString;
-use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
-use std::str::FromStr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::ffi::CStr;
+use std::path::Path;
+use std::sync::Arc;
 
 use multiprocess_shm::transfer::Parcel;
-use rustix::net::SocketType;
-use rustix::process::getpid;
-use rustix::thread::gettid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::child::{self, Leash, MARKER, ROLE_CHILD};
-use crate::entry::{self, Encoded};
-use crate::forkserver::{Forked, Server};
-use crate::process::{Process, Started};
-use crate::registry::{self, ParentSocket};
-use crate::sys::{exec, fork, pidfd, socket};
-use crate::{SpawnError, wire};
+use crate::SpawnError;
+use crate::child;
+use crate::entry::{self, Encoded, Target};
+use crate::forkserver::Server;
+use crate::named;
+use crate::process::Process;
+use crate::registry;
+use crate::settings::Settings;
+use crate::stdio;
+use crate::sys::environ::c_string;
+use crate::sys::fork;
 
-/// The three ways to start a process.
-///
-/// | method | start | what the child begins with |
-/// |---|---|---|
-/// | `Forkserver` | fast, whatever this process's size | the program, freshly started and forked before `main` |
-/// | `Spawn` | a new program start | the program, freshly started |
-/// | `Fork` | grows with this process's size | a copy of everything |
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum StartMethod {
-    /// Ask a small server process to fork.
-    #[default]
-    Forkserver,
-    /// Run the program again.
-    Spawn,
-    /// Copy this process, which must have one thread.
-    Fork,
-}
+mod method;
+mod setters;
+mod shared;
+mod start;
+mod travel;
 
-impl StartMethod {
-    /// All of them, the default first.
-    pub const ALL: [Self; 3] = [Self::Forkserver, Self::Spawn, Self::Fork];
-
-    /// `"forkserver"`, `"spawn"` or `"fork"`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Forkserver => "forkserver",
-            Self::Spawn => "spawn",
-            Self::Fork => "fork",
-        }
-    }
-}
-
-impl fmt::Display for StartMethod {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for StartMethod {
-    type Err = UnknownStartMethod;
-
-    fn from_str(name: &str) -> Result<Self, UnknownStartMethod> {
-        Self::ALL
-            .into_iter()
-            .find(|method| method.name() == name)
-            .ok_or_else(|| UnknownStartMethod(name.to_owned()))
-    }
-}
-
-/// A name that is none of `forkserver`, `spawn`, `fork`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnknownStartMethod(String);
-
-impl fmt::Display for UnknownStartMethod {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:?} is not a start method (forkserver, spawn, fork)",
-            self.0
-        )
-    }
-}
-
-impl std::error::Error for UnknownStartMethod {}
+pub use method::{StartMethod, UnknownStartMethod};
+pub use shared::{Forkserver, set_forkserver_preload};
 
 /// Starts processes, all in the same way.
 ///
@@ -119,12 +61,17 @@ impl std::error::Error for UnknownStartMethod {}
 ///
 /// # Fork
 ///
-/// A forked child has a default context of its own.
+/// A forked child has a default context of its own. One that is to start processes through this
+/// one's forkserver gets its context in `args`: contexts travel, and a server has any number of
+/// clients.
 #[derive(Debug, Clone)]
 pub struct Context {
     method: Method,
-    daemon: bool,
+    /// `None`: as this process.
+    daemon: Option<bool>,
     name: Option<String>,
+    settings: Settings,
+    streams: stdio::Choice,
 }
 
 #[derive(Debug, Clone)]
@@ -132,17 +79,12 @@ enum Method {
     /// The server that all default contexts share.
     SharedServer,
     Server(Arc<Server>),
-    Spawn,
+    Spawn {
+        program: Arc<CStr>,
+    },
     Fork {
         any_threads: bool,
     },
-}
-
-/// The default contexts' server, and the process that started it.
-static SHARED_SERVER: Mutex<Option<(u32, Arc<Server>)>> = Mutex::new(None);
-
-fn shared_server() -> MutexGuard<'static, Option<(u32, Arc<Server>)>> {
-    SHARED_SERVER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Default for Context {
@@ -170,21 +112,37 @@ impl Context {
     /// the last child.
     ///
     /// The server is this program, run again up to the start of `main`: environment and
-    /// working directory of its children are those of this moment.
+    /// working directory of its children are those of this moment. [`Forkserver`] has choices.
     ///
     /// # Errors
     ///
     /// [`SpawnError::NotInitialised`], [`SpawnError::System`].
     pub fn forkserver() -> Result<Self, SpawnError> {
-        refuse_unclaimed()?;
-        let _starting = registry::starting();
-        let server = Server::start(&this_program())?;
-        Ok(Self::of(Method::Server(Arc::new(server))))
+        Forkserver::new().start()
     }
 
     /// Runs this program again for each process.
     pub fn spawn_exec() -> Self {
-        Self::of(Method::Spawn)
+        Self::of(Method::Spawn {
+            program: this_program().into(),
+        })
+    }
+
+    /// Runs `program` for each process: one that links this crate, too, and names its functions by
+    /// [`entry!`](crate::entry!), for [`spawn_named`](Self::spawn_named).
+    ///
+    /// [`spawn`](Self::spawn) works if it is the same build as this program; another one is
+    /// refused. A program that is none of ours runs as it would by itself, and is
+    /// [`JoinError::Exited`](crate::JoinError::Exited) when it ends.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput`: the path has a NUL.
+    pub fn spawn_program(program: impl AsRef<Path>) -> std::io::Result<Self> {
+        let program = c_string(program.as_ref().as_os_str())?;
+        Ok(Self::of(Method::Spawn {
+            program: program.into(),
+        }))
     }
 
     /// Forks, in a process with any number of threads.
@@ -211,40 +169,18 @@ impl Context {
     fn of(method: Method) -> Self {
         Self {
             method,
-            daemon: false,
+            daemon: None,
             name: None,
+            settings: Settings::default(),
+            streams: [const { None }; 3],
         }
-    }
-
-    /// Whether processes end when this process ends, however it ends; `false` at first.
-    ///
-    /// A daemon has a thread that watches its parent, and so cannot itself use
-    /// [`fork_single_threaded`](Self::fork_single_threaded). It exits with 143 at once, without
-    /// running destructors, or is killed.
-    ///
-    /// A daemon that is *stopped* when its parent ends (SIGSTOP, a debugger) runs no thread. It is
-    /// killed by its forkserver, or, spawned or forked, by the kernel if the parent's main thread
-    /// started it; that thread must then not end before its process (`pthread_exit` in `main`).
-    /// Spawned or forked by another thread, or once its forkserver has died, it goes when it is
-    /// continued.
-    #[must_use]
-    pub fn daemon(mut self, daemon: bool) -> Self {
-        self.daemon = daemon;
-        self
-    }
-
-    /// The name of the processes it starts.
-    #[must_use]
-    pub fn named(mut self, name: impl Into<String>) -> Self {
-        self.name = Some(name.into());
-        self
     }
 
     /// Which method it uses.
     pub fn start_method(&self) -> StartMethod {
         match self.method {
             Method::SharedServer | Method::Server(_) => StartMethod::Forkserver,
-            Method::Spawn => StartMethod::Spawn,
+            Method::Spawn { .. } => StartMethod::Spawn,
             Method::Fork { .. } => StartMethod::Fork,
         }
     }
@@ -272,53 +208,41 @@ impl Context {
     {
         self.prepare()?;
         let entry = entry::of::<F, A, R>(function);
+        // Lost until somebody has got it: wherever a start fails, dropping it tells the peers.
         let arguments = entry::encode(&args).map_err(SpawnError::Arguments)?;
         drop(args);
-        // Lost until somebody has got it: wherever a start fails, dropping it tells the peers.
-        let Encoded { bytes, parcel } = arguments;
         if let Method::Fork { .. } = self.method {
-            return self.start_fork(parcel, move |fds| (entry.run)(&bytes, fds));
+            return self.start_fork(arguments, entry.run);
         }
-        let call = entry
-            .call(self.leash(), bytes)
-            .ok_or(SpawnError::ForeignImage)?;
-        let call =
-            postcard::to_stdvec(&call).map_err(|error| SpawnError::Arguments(error.to_string()))?;
-        let parent = self.parent_to_watch()?;
-        let fds: Vec<_> = parent.iter().map(AsFd::as_fd).chain(parcel.fds()).collect();
-        let started = self.start_fresh()?;
-        let process = Process::new(self.next_name(), started);
-        match wire::send(process.control(), &call, &fds) {
-            Ok(()) => {
-                parcel.into_fds();
-                Ok(process)
-            }
-            // It died before it read all of its call: join will tell how.
-            Err(error) if is_disconnect(&error) => Ok(process),
-            Err(error) => {
-                let _ = process.kill();
-                Err(error.into())
-            }
-        }
+        self.start_call(entry.target().ok_or(SpawnError::ForeignImage)?, arguments)
     }
 
-    /// How a process started by this thread, now, is tied to this process.
-    fn leash(&self) -> Option<Leash> {
-        let is_main_thread = || gettid() == getpid();
-        let by_kernel = match self.method {
-            Method::SharedServer | Method::Server(_) => false,
-            Method::Spawn | Method::Fork { .. } => is_main_thread(),
+    /// As [`spawn`](Self::spawn), for the function to which the child's program gives this name by
+    /// [`entry!`](crate::entry!). That may be another program, or another build of this one. `A` and
+    /// `R` must have the same names there: those of std, or of a library that both programs use.
+    /// Other types, and a name that the program does not know, are
+    /// [`JoinError::Refused`](crate::JoinError::Refused).
+    ///
+    /// # Errors
+    ///
+    /// As [`spawn`](Self::spawn).
+    pub fn spawn_named<A, R>(&self, name: &str, args: A) -> Result<Process<R>, SpawnError>
+    where
+        A: Serialize,
+        R: DeserializeOwned,
+    {
+        self.prepare()?;
+        let target = Target::Name {
+            name: name.to_owned(),
+            signature: named::signature::<A, R>().to_owned(),
         };
-        self.daemon.then_some(Leash { by_kernel })
-    }
-
-    /// What a daemon watches.
-    fn parent_to_watch(&self) -> Result<Option<OwnedFd>, SpawnError> {
-        Ok(if self.daemon {
-            Some(pidfd::own()?)
-        } else {
-            None
-        })
+        let arguments = entry::encode(&args).map_err(SpawnError::Arguments)?;
+        drop(args);
+        if let Method::Fork { .. } = self.method {
+            let run = move |bytes: &[u8], fds| (target.entry()?.run)(bytes, fds);
+            return self.start_fork(arguments, run);
+        }
+        self.start_call(target, arguments)
     }
 
     /// Forks, and runs `work` in the child, captures and all; only the result is serialised.
@@ -339,7 +263,11 @@ impl Context {
     {
         refuse_unclaimed()?;
         registry::reap_detached();
-        self.start_fork(Parcel::default(), move |_| {
+        let nothing = Encoded {
+            bytes: Vec::new(),
+            parcel: Parcel::default(),
+        };
+        self.start_fork(nothing, move |_, _| {
             entry::encode(&work()).map_err(|error| format!("the result cannot be encoded: {error}"))
         })
     }
@@ -352,72 +280,11 @@ impl Context {
             _ => Ok(()),
         }
     }
-
-    fn next_name(&self) -> String {
-        static COUNT: AtomicU64 = AtomicU64::new(1);
-        self.name
-            .clone()
-            .unwrap_or_else(|| format!("Process-{}", COUNT.fetch_add(1, Ordering::Relaxed)))
-    }
-
-    /// A process that waits for its call.
-    fn start_fresh(&self) -> Result<Started, SpawnError> {
-        match &self.method {
-            Method::SharedServer => start_through_shared(self.daemon),
-            Method::Server(server) => Ok(start_through(server, self.daemon)?),
-            Method::Spawn | Method::Fork { .. } => {
-                let _starting = registry::starting();
-                let (ours, theirs) = socket::pair(SocketType::STREAM)?;
-                let ours = ParentSocket::new(ours);
-                let pid = exec::run(&this_program(), theirs.as_fd(), MARKER, ROLE_CHILD)?;
-                drop(theirs); // makes room for the pidfd, too
-                Ok(Started {
-                    pid,
-                    pidfd: pidfd::open_child(pid)?,
-                    control: ours,
-                    status: None,
-                })
-            }
-        }
-    }
-
-    /// Forks a child that does `work` with the descriptors of `parcel`.
-    fn start_fork<R>(
-        &self,
-        parcel: Parcel,
-        work: impl FnOnce(Vec<OwnedFd>) -> Result<Encoded, entry::Refusal>,
-    ) -> Result<Process<R>, SpawnError> {
-        let parent = self.leash().zip(self.parent_to_watch()?);
-        let name = self.next_name();
-        // None is left locked in the child by a thread that does not exist there. In the order
-        // that `registry` lays down.
-        let (streams, quiet) = (fork::Streams::hold(), registry::quiet());
-        let (ours, theirs) = socket::pair(SocketType::STREAM)?;
-        let ours = ParentSocket::new(ours);
-        let (server, held) = (shared_server(), registry::hold());
-        // SAFETY: `fork` and `fork_closure` make it their caller's contract; the safe way here
-        // is `fork_single_threaded`, whose check (in `prepare`) leaves no other thread that
-        // could hold a lock.
-        let pid = unsafe { fork::fork() }?;
-        drop((held, server, quiet, streams));
-        if pid == 0 {
-            child::run_forked(theirs, parent, move || work(parcel.into_fds()))
-        }
-        drop(theirs);
-        let started = Started {
-            pid,
-            pidfd: pidfd::open_child(pid)?,
-            control: ours,
-            status: None,
-        };
-        parcel.into_fds(); // the child has copies
-        Ok(Process::new(name, started))
-    }
 }
 
 /// `/proc/self/exe` names the file that runs, also after its path was overwritten.
-fn this_program() -> CString {
-    c"/proc/self/exe".into()
+fn this_program() -> &'static CStr {
+    c"/proc/self/exe"
 }
 
 fn refuse_unclaimed() -> Result<(), SpawnError> {
@@ -432,55 +299,6 @@ fn refuse_threads() -> Result<(), SpawnError> {
         1 => Ok(()),
         count => Err(SpawnError::Threads(count)),
     }
-}
-
-/// A process forked by `server`, which waits for its call.
-fn start_through(server: &Server, daemon: bool) -> std::io::Result<Started> {
-    let starting = registry::starting();
-    let (ours, theirs) = socket::pair(SocketType::STREAM)?;
-    let ours = ParentSocket::new(ours);
-    let request = server.request(theirs.as_fd(), daemon)?;
-    drop((theirs, starting)); // a stopped server holds up this start, and no fork
-    let Forked { pid, pidfd, status } = request.answer()?;
-    Ok(Started {
-        pid,
-        pidfd,
-        control: ours,
-        status: Some(status),
-    })
-}
-
-/// As [`start_through`] the shared server; through a new one if the one we knew dies meanwhile.
-/// A child that the dying one did fork sees its control socket closed, and exits: the second
-/// attempt has a socket of its own.
-fn start_through_shared(daemon: bool) -> Result<Started, SpawnError> {
-    let server = live_shared_server(None)?;
-    match start_through(&server, daemon) {
-        Err(error) if is_disconnect(&error) => {
-            let next = live_shared_server(Some(&server))?;
-            Ok(start_through(&next, daemon)?)
-        }
-        started => Ok(started?),
-    }
-}
-
-/// The shared server, started if there is none, or it died, or it is our parent's, or `dead`.
-fn live_shared_server(dead: Option<&Arc<Server>>) -> Result<Arc<Server>, SpawnError> {
-    let _starting = registry::starting();
-    let mut shared = shared_server();
-    let own = std::process::id();
-    if let Some((starter, server)) = &*shared
-        && *starter == own
-        && !dead.is_some_and(|dead| Arc::ptr_eq(dead, server))
-        && server.is_alive()
-    {
-        return Ok(Arc::clone(server));
-    }
-    let server = Arc::new(Server::start(&this_program())?);
-    let old = shared.replace((own, Arc::clone(&server)));
-    drop(shared);
-    drop(old); // may take the registry's lock: not under ours
-    Ok(server)
 }
 
 fn is_disconnect(error: &std::io::Error) -> bool {

@@ -16,7 +16,9 @@ use multiprocess_shm::transfer::{self, Parcel};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::child::Leash;
+use crate::child::Birth;
+use crate::logging::Log;
+use crate::named;
 use crate::sys::image::Image;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"MPRCENTR");
@@ -43,16 +45,32 @@ pub(crate) struct Encoded {
 /// Why a child could not do what it was asked to.
 pub(crate) type Refusal = String;
 
+/// Which function is meant, as it travels.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Target {
+    /// By its place.
+    Place {
+        /// Which build the caller runs.
+        identity: Vec<u8>,
+        /// Where the entry lies, from the anchor.
+        offset: i64,
+        hash: u64,
+    },
+    /// By the name that [`entry!`](crate::entry!) gave it.
+    Name {
+        name: String,
+        /// The names of its types, as the caller knows them.
+        signature: String,
+    },
+}
+
 /// The call, as it travels. The descriptors of the arguments travel beside it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Call {
-    /// Which build the caller runs.
-    identity: Vec<u8>,
-    /// Where the entry lies, from the anchor.
-    offset: i64,
-    hash: u64,
-    /// For a daemon, whose first descriptor is the parent's pidfd.
-    pub(crate) leash: Option<Leash>,
+    pub(crate) target: Target,
+    pub(crate) birth: Birth,
+    /// Where a fresh process is to log to.
+    pub(crate) log: Option<Log>,
     pub(crate) arguments: Vec<u8>,
 }
 
@@ -147,43 +165,63 @@ where
 }
 
 impl Entry {
-    /// The call of this entry; `None` if it lies in another image than this crate (a plugin's
-    /// function), where a child could not find it.
-    pub(crate) fn call(&'static self, leash: Option<Leash>, arguments: Vec<u8>) -> Option<Call> {
+    /// Of a function that [`entry!`](crate::entry!) names.
+    pub(crate) const fn of_named<F, A, R>() -> &'static Self
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: DeserializeOwned,
+        R: Serialize,
+    {
+        const { Trampoline::<F, A, R>::CAPTURES_NOTHING };
+        const { &Trampoline::<F, A, R>::ENTRY }
+    }
+
+    /// `None` if it lies in another image than this crate (a plugin's function), where a child
+    /// could not find it.
+    pub(crate) fn target(&'static self) -> Option<Target> {
         let image = Image::own();
-        Some(Call {
+        Some(Target::Place {
             identity: image.identity.clone(),
             offset: image.offset_of(self)?,
             hash: (self.hash)(),
-            leash,
-            arguments,
         })
     }
 }
 
-impl Call {
+impl Target {
     /// The entry the caller meant, if this process has it.
     pub(crate) fn entry(&self) -> Result<&'static Entry, Refusal> {
-        let image = Image::own();
-        if self.identity.is_empty() || self.identity != image.identity {
-            return Err("the child runs another build than its parent".into());
+        match self {
+            Self::Place {
+                identity,
+                offset,
+                hash,
+            } => at_place(identity, *offset, *hash),
+            Self::Name { name, signature } => named::find(name, signature),
         }
-        let entry = image
-            .address_of::<Entry>(self.offset)
-            .ok_or("the function lies outside of the child's image")?;
-        // SAFETY: inside our own loaded image and aligned. Only the magic is looked at until
-        // it is found right; it and the functions beside it were laid down by the same build.
-        let magic = unsafe { (&raw const (*entry).magic).read() };
-        if magic != MAGIC {
-            return Err("no function is registered at that place".into());
-        }
-        // SAFETY: as above: an `Entry` of this very build, in a read-only segment.
-        let entry = unsafe { &*entry };
-        if (entry.hash)() != self.hash {
-            return Err("another function is registered at that place".into());
-        }
-        Ok(entry)
     }
+}
+
+fn at_place(identity: &[u8], offset: i64, hash: u64) -> Result<&'static Entry, Refusal> {
+    let image = Image::own();
+    if identity.is_empty() || identity != image.identity {
+        return Err("the child runs another build than its parent".into());
+    }
+    let entry = image
+        .address_of::<Entry>(offset)
+        .ok_or("the function lies outside of the child's image")?;
+    // SAFETY: inside our own loaded image and aligned. Only the magic is looked at until
+    // it is found right; it and the functions beside it were laid down by the same build.
+    let magic = unsafe { (&raw const (*entry).magic).read() };
+    if magic != MAGIC {
+        return Err("no function is registered at that place".into());
+    }
+    // SAFETY: as above: an `Entry` of this very build, in a read-only segment.
+    let entry = unsafe { &*entry };
+    if (entry.hash)() != hash {
+        return Err("another function is registered at that place".into());
+    }
+    Ok(entry)
 }
 
 #[cfg(test)]
@@ -194,38 +232,50 @@ mod tests {
         value * 2
     }
 
-    fn call() -> Call {
-        let arguments = encode(&21u32).unwrap().bytes;
-        of::<_, u32, u32>(twice).call(None, arguments).unwrap()
+    fn target() -> Target {
+        of::<_, u32, u32>(twice).target().unwrap()
     }
 
     #[test]
     fn an_entry_is_found_again_and_runs() {
-        let call = call();
-        let entry = call.entry().unwrap();
-        let result = (entry.run)(&call.arguments, Vec::new()).unwrap();
+        let entry = target().entry().unwrap();
+        let arguments = encode(&21u32).unwrap().bytes;
+        let result = (entry.run)(&arguments, Vec::new()).unwrap();
         let fds = result.parcel.into_fds();
         assert_eq!(decode::<u32>(&result.bytes, fds).unwrap(), 42);
     }
 
     #[test]
     fn what_is_no_entry_is_refused() {
-        let refused = |change: fn(&mut Call)| {
-            let mut call = call();
-            change(&mut call);
-            call.entry().unwrap_err()
+        let refused = |change: fn(&mut Vec<u8>, &mut i64, &mut u64)| {
+            let mut target = target();
+            if let Target::Place {
+                identity,
+                offset,
+                hash,
+            } = &mut target
+            {
+                change(identity, offset, hash);
+            }
+            target.entry().unwrap_err()
         };
-        assert!(refused(|call| call.identity[0] ^= 1).contains("another build"));
-        assert!(refused(|call| call.identity.clear()).contains("another build"));
-        assert!(refused(|call| call.offset += 1).contains("outside"));
-        assert!(refused(|call| call.offset = i64::MAX).contains("outside"));
-        assert!(refused(|call| call.offset = 0).contains("no function"));
-        assert!(refused(|call| call.hash ^= 1).contains("another function"));
+        assert!(refused(|identity, _, _| identity[0] ^= 1).contains("another build"));
+        assert!(refused(|identity, _, _| identity.clear()).contains("another build"));
+        assert!(refused(|_, offset, _| *offset += 1).contains("outside"));
+        assert!(refused(|_, offset, _| *offset = i64::MAX).contains("outside"));
+        assert!(refused(|_, offset, _| *offset = 0).contains("no function"));
+        assert!(refused(|_, _, hash| *hash ^= 1).contains("another function"));
+        let unknown = Target::Name {
+            name: "nobody".into(),
+            signature: "fn()".into(),
+        };
+        let unknown = unknown.entry().unwrap_err();
+        assert!(unknown.contains("\"nobody\""), "{unknown}");
     }
 
     #[test]
     fn arguments_of_another_shape_are_refused() {
-        let entry = call().entry().unwrap();
+        let entry = target().entry().unwrap();
         assert!(
             (entry.run)(&[], Vec::new())
                 .unwrap_err()
@@ -235,9 +285,9 @@ mod tests {
 
     #[test]
     fn descriptors_that_nobody_took_are_refused() {
-        let call = call();
+        let arguments = encode(&21u32).unwrap().bytes;
         let fds = vec![std::fs::File::open("/dev/null").unwrap().into()];
-        let said = (call.entry().unwrap().run)(&call.arguments, fds).unwrap_err();
+        let said = (target().entry().unwrap().run)(&arguments, fds).unwrap_err();
         assert!(said.contains("1 descriptors belong to nothing"), "{said}");
     }
 }

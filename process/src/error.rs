@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use crate::Process;
+
 /// Why a process was not started. None is left behind.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -18,6 +20,8 @@ pub enum SpawnError {
     Arguments(String),
     /// Forking needs a process with one thread; this one has more.
     Threads(usize),
+    /// The forkserver's preload was not run, panicked, or left threads behind.
+    Preload(String),
     /// The kernel refused: out of processes, descriptors, memory; or no pidfds (Linux 5.3).
     System(io::Error),
 }
@@ -35,6 +39,7 @@ impl fmt::Display for SpawnError {
             Self::Threads(count) => {
                 write!(f, "a process with {count} threads cannot be forked safely")
             }
+            Self::Preload(message) => write!(f, "the forkserver's preload: {message}"),
             Self::System(error) => write!(f, "starting a process: {error}"),
         }
     }
@@ -99,6 +104,23 @@ impl std::error::Error for JoinError {
         }
     }
 }
+
+/// A process that cannot be [closed](Process::close): it still runs. Here it is.
+pub struct StillRunning<R>(pub Box<Process<R>>);
+
+impl<R> fmt::Debug for StillRunning<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StillRunning").field(&self.0).finish()
+    }
+}
+
+impl<R> fmt::Display for StillRunning<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} still runs", self.0.name())
+    }
+}
+
+impl<R> std::error::Error for StillRunning<R> {}
 
 fn signal_name(signal: i32) -> Option<&'static str> {
     Some(match signal {

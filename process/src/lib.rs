@@ -35,30 +35,49 @@
 //! ```
 #![warn(clippy::unnecessary_safety_comment)]
 
+mod active;
+mod at_fork;
 mod child;
 mod context;
+mod current;
 mod doorbell;
 mod entry;
 mod error;
+mod finalizer;
 mod forkserver;
 mod locked;
+mod logging;
+mod named;
 pub mod owned;
 pub mod prelude;
 mod process;
 mod raw;
 mod registry;
+mod scope;
 mod sent;
+mod settings;
+mod stdio;
 mod sys;
 mod view2d;
 mod wire;
 
+pub use active::{ActiveChild, active_children};
+pub use at_fork::{AtFork, at_fork};
 pub use child::init;
-pub use context::{Context, StartMethod, UnknownStartMethod};
+pub use context::{Context, Forkserver, StartMethod, UnknownStartMethod, set_forkserver_preload};
+pub use current::{CurrentProcess, ParentProcess, cpu_count, current_process, parent_process};
 pub use doorbell::SharedDoorbell;
-pub use error::{JoinError, SpawnError};
+pub use error::{JoinError, SpawnError, StillRunning};
+pub use finalizer::{Finalizer, at_exit};
 pub use locked::{Array, ArrayGuard, Value, ValueGuard};
+#[cfg(feature = "log")]
+pub use logging::{inherit_logger, log_to_stderr};
+#[doc(hidden)]
+pub use named::NamedEntry;
 pub use process::Process;
 pub use raw::{OutOfBounds, Plain, RawArray, RawSlice, RawValue};
+pub use scope::{Scope, ScopeError, ScopedProcess, scope};
+pub use stdio::{OutputPipe, StdinPipe, Stdio};
 pub use view2d::{ShapeError, View2d, View2dMut};
 
 // The floors below.

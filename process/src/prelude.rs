@@ -30,5 +30,5 @@ pub use crate::{
     Array, Barrier, BoundedSemaphore, Condition, Context, Event, JoinError, JoinableQueue, Lock,
     LockError, Mutex, Once, OnceCell, Process, Queue, RLock, RawArray, RawValue, RwLock, Semaphore,
     ShareableList, Shared, SharedMemory, ShmSafe, SimpleQueue, SpawnError, StartMethod, Timeout,
-    TryLockError, Value, init,
+    TryLockError, Value, active_children, cpu_count, current_process, init, parent_process, scope,
 };

@@ -7,22 +7,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use multiprocess_core::{Deadline, Timeout};
-use rustix::io::Errno;
 use rustix::net::{RecvFlags, Shutdown};
 use rustix::process::Signal;
 use serde::de::DeserializeOwned;
 
-use crate::JoinError;
+use crate::active::Kin;
 use crate::entry::{Reply, decode};
-use crate::registry::{self, ParentSocket};
+use crate::registry::{self, ParentEnd};
+use crate::stdio::{OutputPipe, Pipes, StdinPipe};
 use crate::sys::{pidfd, socket};
 use crate::wire::{Frame, Reader};
+use crate::{JoinError, StillRunning};
 
 /// A child process that computes an `R`.
 ///
 /// Made by [`Context::spawn`](crate::Context::spawn). Its descriptor
 /// ([`as_fd`](AsFd::as_fd)) is a pidfd: it polls readable when the process has ended, and
-/// works with `poll`, `epoll` and async runtimes. Dropping the handle lets the process go on.
+/// works with `poll`, `epoll` and async runtimes.
+///
+/// Dropping the handle lets the process go on: nobody joins it, when this process ends either. It is
+/// still among the [`active_children`](crate::active_children), and a later start reaps it. What
+/// is to be waited for belongs into a [`scope`](crate::scope); what is to end with this process is a
+/// [daemon](crate::Context::daemon).
 ///
 /// # Examples
 ///
@@ -48,10 +54,9 @@ use crate::wire::{Frame, Reader};
 ///
 /// A forked child must not use its parent's handles: they are not its children.
 pub struct Process<R> {
-    pid: i32,
-    name: String,
-    pidfd: Arc<OwnedFd>,
-    control: ParentSocket,
+    kin: Arc<Kin>,
+    control: ParentEnd,
+    pipes: Pipes,
     /// Where the forkserver tells the exit code; `None` for our own children.
     status: Option<OwnedFd>,
     reader: Reader,
@@ -75,17 +80,24 @@ const REAP_INTERVAL: Duration = Duration::from_millis(1);
 pub(crate) struct Started {
     pub(crate) pid: i32,
     pub(crate) pidfd: OwnedFd,
-    pub(crate) control: ParentSocket,
+    pub(crate) control: ParentEnd,
     pub(crate) status: Option<OwnedFd>,
 }
 
 impl<R> Process<R> {
-    pub(crate) fn new(name: String, started: Started) -> Self {
-        Self {
+    pub(crate) fn new(name: String, daemon: bool, pipes: Pipes, started: Started) -> Self {
+        let kin = Arc::new(Kin {
             pid: started.pid,
             name,
-            pidfd: Arc::new(started.pidfd),
+            daemon,
+            pidfd: started.pidfd,
+            own: started.status.is_none(),
+        });
+        registry::track(&kin);
+        Self {
+            kin,
             control: started.control,
+            pipes,
             status: started.status,
             reader: Reader::default(),
             reply: None,
@@ -102,12 +114,35 @@ impl<R> Process<R> {
     /// The process id. After the process has ended it may belong to another one: use it for
     /// messages, and [`signal`](Self::signal) for signals.
     pub fn pid(&self) -> i32 {
-        self.pid
+        self.kin.pid
     }
 
-    /// The name given by [`Context::named`](crate::Context::named), else `Process-N`.
+    /// The name given by [`Context::named`](crate::Context::named), else `Process-N` for this
+    /// process's N-th child, and `Process-N:M` for that one's M-th.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.kin.name
+    }
+
+    /// Whether it ends with this process.
+    pub fn is_daemon(&self) -> bool {
+        self.kin.daemon
+    }
+
+    /// Our end of its standard input, if that is [piped](crate::Stdio::piped); once.
+    /// [`join`](Self::join) closes it if it is still here.
+    pub fn take_stdin(&mut self) -> Option<StdinPipe> {
+        self.pipes.stdin.take()
+    }
+
+    /// Our end of its standard output, if that is [piped](crate::Stdio::piped); once. A child that
+    /// writes more than a pipe holds waits for its reader: read before you join.
+    pub fn take_stdout(&mut self) -> Option<OutputPipe> {
+        self.pipes.stdout.take()
+    }
+
+    /// Our end of its standard error; as [`take_stdout`](Self::take_stdout).
+    pub fn take_stderr(&mut self) -> Option<OutputPipe> {
+        self.pipes.stderr.take()
     }
 
     /// Whether it has not ended yet.
@@ -135,7 +170,7 @@ impl<R> Process<R> {
     ///
     /// `EPERM`: it has changed its user.
     pub fn kill(&self) -> std::io::Result<()> {
-        pidfd::signal(self.as_fd(), Signal::KILL)
+        self.kin.signal(Signal::KILL)
     }
 
     /// Sends SIGTERM. A process that has ended is not an error.
@@ -144,7 +179,16 @@ impl<R> Process<R> {
     ///
     /// As [`kill`](Self::kill).
     pub fn terminate(&self) -> std::io::Result<()> {
-        pidfd::signal(self.as_fd(), Signal::TERM)
+        self.kin.signal(Signal::TERM)
+    }
+
+    /// Sends SIGINT, as Ctrl-C does. A process that has ended is not an error.
+    ///
+    /// # Errors
+    ///
+    /// As [`kill`](Self::kill).
+    pub fn interrupt(&self) -> std::io::Result<()> {
+        self.kin.signal(Signal::INT)
     }
 
     /// Sends any named signal by its number (`libc::SIGUSR1`). There is no race with a reused
@@ -154,8 +198,20 @@ impl<R> Process<R> {
     ///
     /// `EINVAL` for a number without a name; as [`kill`](Self::kill).
     pub fn signal(&self, signal: i32) -> std::io::Result<()> {
-        let signal = Signal::from_named_raw(signal).ok_or(Errno::INVAL)?;
-        pidfd::signal(self.as_fd(), signal)
+        self.kin.signal_by_number(signal)
+    }
+
+    /// Lets go of a process that has ended, result and all, and tells its exit code.
+    ///
+    /// # Errors
+    ///
+    /// [`StillRunning`] gives the process back.
+    pub fn close(mut self) -> Result<i32, StillRunning<R>> {
+        match self.exit_code() {
+            Ok(Some(code)) => Ok(code),
+            // The kernel's errors are those of a broken descriptor, and no end.
+            Ok(None) | Err(_) => Err(StillRunning(Box::new(self))),
+        }
     }
 
     /// Waits for the process to end, for at most `timeout`; its exit code, or `None` if it
@@ -176,7 +232,7 @@ impl<R> Process<R> {
         while self.reply.is_none() {
             // Both: the end of the stream alone hangs if a grandchild inherited the socket; the
             // end of the process alone hangs if it blocks writing a large result.
-            let fds = pidfd::both(&self.control, &self.pidfd);
+            let fds = [self.control.as_fd(), self.kin.pidfd.as_fd()];
             let [readable, ended] = pidfd::wait_any(fds, deadline)?;
             match self.reader.try_advance(self.control.as_fd()) {
                 Ok(Some(frame)) => self.reply = Some(Ok(frame)),
@@ -212,7 +268,10 @@ impl<R> Process<R> {
             None => pidfd::reap(self.as_fd())?,
             Some(_) => self.ask_forkserver(deadline)?,
         };
-        self.exit_code = code;
+        if code.is_some() {
+            self.exit_code = code;
+            registry::forget(&self.kin);
+        }
         Ok(code)
     }
 
@@ -241,7 +300,7 @@ impl<R> Process<R> {
             .orphaned
             .get_or_insert_with(|| Deadline::after(REAP_PATIENCE));
         loop {
-            match pidfd::exit_info(self.pidfd.as_fd()) {
+            match pidfd::exit_info(self.as_fd()) {
                 Ok(Some(code)) => return Ok(Some(code)),
                 Err(_) => return Ok(Some(pidfd::UNKNOWN)),
                 Ok(None) if lost.has_passed() => return Ok(Some(pidfd::UNKNOWN)),
@@ -266,12 +325,14 @@ fn later(a: Deadline, b: Deadline) -> Deadline {
 }
 
 impl<R: DeserializeOwned> Process<R> {
-    /// Waits for the result, and for the process to end.
+    /// Waits for the result, and for the process to end. Closes its standard input first, if that
+    /// is a pipe that was not taken.
     ///
     /// # Errors
     ///
     /// [`JoinError`]: why there is none.
     pub fn join(mut self) -> Result<R, JoinError> {
+        self.pipes.stdin = None;
         loop {
             if let Some(result) = self.join_timeout(Timeout::Never) {
                 return result;
@@ -316,14 +377,14 @@ fn interpret<R: DeserializeOwned>(frame: Frame) -> Result<R, JoinError> {
 impl<R> AsFd for Process<R> {
     /// The sentinel: readable when the process has ended.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+        self.kin.pidfd.as_fd()
     }
 }
 
 impl<R> Drop for Process<R> {
     fn drop(&mut self) {
-        if self.exit_code.is_none() && self.status.is_none() {
-            registry::detach(Arc::clone(&self.pidfd));
+        if self.exit_code.is_none() {
+            registry::detach(&self.kin);
         }
     }
 }
@@ -331,8 +392,8 @@ impl<R> Drop for Process<R> {
 impl<R> fmt::Debug for Process<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Process")
-            .field("name", &self.name)
-            .field("pid", &self.pid)
+            .field("name", &self.name())
+            .field("pid", &self.pid())
             .field("alive", &self.is_alive())
             .field("exit_code", &self.exit_code)
             .finish_non_exhaustive()

@@ -1,5 +1,5 @@
 //! What this process knows of its children beyond their handles: those it must still reap, and
-//! the sockets that a forked child must not keep open.
+//! the ends of sockets and pipes that a forked child must not keep open.
 //!
 //! Process-global state, which `process` alone of all crates may have. Taken before a fork and
 //! let go after it on both sides, so that a child never finds it locked.
@@ -13,18 +13,35 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use crate::active::{ActiveChild, Kin};
+use crate::at_fork::AtFork;
+use crate::finalizer::Pending;
 use crate::sys::pidfd;
 
-struct Registry {
-    /// Pidfds of children whose handles were dropped.
-    detached: Vec<Arc<OwnedFd>>,
-    /// Parent-side sockets of live handles, by number.
-    sockets: Vec<i32>,
+pub(crate) struct Registry {
+    /// Children that may live, in the order of their start.
+    children: Vec<Tracked>,
+    /// Pidfds of forkservers that lost their last client.
+    servers: Vec<Arc<OwnedFd>>,
+    /// Numbers of the ends that a forked child must not keep.
+    ends: Vec<i32>,
+    at_fork: Vec<AtFork>,
+    /// In the order of their registration.
+    pub(crate) finalizers: Vec<Pending>,
+}
+
+struct Tracked {
+    kin: Arc<Kin>,
+    /// Its handle was dropped: nobody else waits for it.
+    detached: bool,
 }
 
 static REGISTRY: Mutex<Registry> = Mutex::new(Registry {
-    detached: Vec::new(),
-    sockets: Vec::new(),
+    children: Vec::new(),
+    servers: Vec::new(),
+    ends: Vec::new(),
+    at_fork: Vec::new(),
+    finalizers: Vec::new(),
 });
 
 /// Shared while a start has sockets open that are not in the registry, or belong to the child;
@@ -50,7 +67,7 @@ pub(crate) fn quiet() -> Quiet {
 /// Held across a fork.
 pub(crate) struct Held(#[expect(dead_code)] MutexGuard<'static, Registry>);
 
-fn registry() -> MutexGuard<'static, Registry> {
+pub(crate) fn registry() -> MutexGuard<'static, Registry> {
     // No code that can panic runs under the lock.
     REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -60,42 +77,83 @@ pub(crate) fn hold() -> Held {
     Held(registry())
 }
 
+/// Begins to list a child.
+pub(crate) fn track(kin: &Arc<Kin>) {
+    registry().children.push(Tracked {
+        kin: Arc::clone(kin),
+        detached: false,
+    });
+}
+
+/// It has ended, and was reaped.
+pub(crate) fn forget(kin: &Arc<Kin>) {
+    let mut registry = registry();
+    let place = |tracked: &Tracked| Arc::ptr_eq(&tracked.kin, kin);
+    if let Some(index) = registry.children.iter().rposition(place) {
+        registry.children.remove(index);
+    }
+}
+
 /// Leaves a child to be reaped by a later spawn.
-pub(crate) fn detach(pidfd: Arc<OwnedFd>) {
-    registry().detached.push(pidfd);
+pub(crate) fn detach(kin: &Arc<Kin>) {
+    let mut registry = registry();
+    let same = |tracked: &&mut Tracked| Arc::ptr_eq(&tracked.kin, kin);
+    if let Some(tracked) = registry.children.iter_mut().rfind(same) {
+        tracked.detached = true;
+    }
+}
+
+/// Leaves a forkserver, a child of ours, to be reaped by a later spawn.
+pub(crate) fn detach_server(pidfd: Arc<OwnedFd>) {
+    registry().servers.push(pidfd);
 }
 
 /// Reaps detached children that have ended, so that no zombies pile up.
 pub(crate) fn reap_detached() {
-    registry()
-        .detached
-        .retain(|child| matches!(pidfd::reap(child.as_fd()), Ok(None)));
+    let mut registry = registry();
+    registry.children.retain(|tracked| {
+        let runs = |kin: &Kin| match kin.own {
+            true => matches!(pidfd::reap(kin.pidfd.as_fd()), Ok(None)),
+            false => !kin.has_ended(),
+        };
+        !tracked.detached || runs(&tracked.kin)
+    });
+    registry
+        .servers
+        .retain(|server| matches!(pidfd::reap(server.as_fd()), Ok(None)));
 }
 
-/// A socket whose other end belongs to one child, and that no other child may keep open:
-/// the end of a stream would never be seen.
-#[derive(Debug)]
-pub(crate) struct ParentSocket(ManuallyDrop<OwnedFd>);
+/// All that are listed.
+pub(crate) fn children() -> Vec<ActiveChild> {
+    let registry = registry();
+    let kin = |tracked: &Tracked| ActiveChild::new(Arc::clone(&tracked.kin));
+    registry.children.iter().map(kin).collect()
+}
 
-impl ParentSocket {
+/// An end of a socket or pipe to one child, which no other child may keep open: the end of a
+/// stream would never be seen.
+#[derive(Debug)]
+pub(crate) struct ParentEnd(ManuallyDrop<OwnedFd>);
+
+impl ParentEnd {
     pub(crate) fn new(fd: OwnedFd) -> Self {
-        registry().sockets.push(fd.as_raw_fd());
+        registry().ends.push(fd.as_raw_fd());
         Self(ManuallyDrop::new(fd))
     }
 }
 
-impl Drop for ParentSocket {
+impl Drop for ParentEnd {
     fn drop(&mut self) {
         let number = self.0.as_raw_fd();
         let mut registry = registry();
-        registry.sockets.retain(|other| *other != number);
+        registry.ends.retain(|other| *other != number);
         // Closed under the lock: a fork between the two would leave a copy in its child.
         // SAFETY: `self` is being dropped, so this is the only time, and nobody uses it later.
         unsafe { ManuallyDrop::drop(&mut self.0) };
     }
 }
 
-impl AsFd for ParentSocket {
+impl AsFd for ParentEnd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -108,12 +166,25 @@ impl AsFd for ParentSocket {
 pub(crate) fn forget_parents_children() {
     let mut registry = registry();
     if let Ok(null) = std::fs::File::open("/dev/null") {
-        for number in registry.sockets.drain(..) {
+        for number in registry.ends.drain(..) {
             // SAFETY: dup3 replaces an open descriptor of this process, whose owner (a
-            // `ParentSocket` copied by fork) keeps a valid one.
+            // `ParentEnd` copied by fork) keeps a valid one.
             unsafe { libc::dup3(null.as_raw_fd(), number, libc::O_CLOEXEC) };
         }
     }
     // The parent's children are not ours to reap. Closing a pidfd does nothing to them.
-    registry.detached.clear();
+    registry.children.clear();
+    registry.servers.clear();
+    // Nor are its finalizers to run here, or what they hold to be dropped.
+    std::mem::forget(std::mem::take(&mut registry.finalizers));
+}
+
+/// For [`at_fork`](crate::at_fork()).
+pub(crate) fn add_hooks(hooks: AtFork) {
+    registry().at_fork.push(hooks);
+}
+
+/// A copy: one that runs may register another one.
+pub(crate) fn hooks() -> Vec<AtFork> {
+    registry().at_fork.clone()
 }

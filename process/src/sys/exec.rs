@@ -1,34 +1,25 @@
 //! `posix_spawn`: a new process without copying this one's page tables.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::ptr;
+
+use super::environ::{Environ, c_string, pointers};
 
 /// The descriptor under which a child finds its control socket.
 pub(crate) const CONTROL_FD: i32 = 3;
 
-/// Runs `program` with `control` as descriptor 3 and `marker=role` in its environment; its pid.
+/// Runs `program` with `control` as descriptor 3 and this environment; its pid.
 ///
 /// Every other descriptor of ours is close-on-exec, or the program's own business.
 pub(crate) fn run(
-    program: &CString,
+    program: &CStr,
     control: BorrowedFd<'_>,
-    marker: &str,
-    role: &str,
+    environment: &Environ,
 ) -> io::Result<i32> {
     let own_name = std::env::args_os().next().unwrap_or_default();
     let arguments = [c_string(&own_name)?];
-    let mut environment = vec![c_string(OsStr::new(&format!("{marker}={role}")))?];
-    for (key, value) in std::env::vars_os().filter(|(key, _)| key != marker) {
-        let mut pair = key;
-        pair.push("=");
-        pair.push(value);
-        environment.push(c_string(&pair)?);
-    }
     let argv = pointers(&arguments);
-    let envp = pointers(&environment);
 
     let mut actions = FileActions::new()?;
     actions.dup2(control.as_raw_fd(), CONTROL_FD)?;
@@ -44,23 +35,11 @@ pub(crate) fn run(
             &actions.0,
             &attributes.0,
             argv.as_ptr(),
-            envp.as_ptr(),
+            environment.as_ptr(),
         )
     };
     check(error)?;
     Ok(pid)
-}
-
-fn c_string(text: &OsStr) -> io::Result<CString> {
-    CString::new(text.as_bytes()).map_err(io::Error::from)
-}
-
-fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
-    strings
-        .iter()
-        .map(|string| string.as_ptr().cast_mut())
-        .chain([ptr::null_mut()])
-        .collect()
 }
 
 fn check(error: i32) -> io::Result<()> {

@@ -1,6 +1,7 @@
 //! What `process` asks of the operating system: fork and exec, pidfds, sockets that carry
 //! descriptors, and what is known about the running image.
 
+pub(crate) mod environ;
 pub(crate) mod exec;
 pub(crate) mod fork;
 pub(crate) mod image;

@@ -1,7 +1,7 @@
 //! Processes by descriptor: no reused pid is ever signalled or waited for.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use multiprocess_core::Deadline;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -132,9 +132,4 @@ pub(crate) fn exit_info(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
 /// A descriptor of this process, for children to watch.
 pub(crate) fn own() -> io::Result<OwnedFd> {
     open(std::process::id() as i32)
-}
-
-/// Borrows two descriptors at once.
-pub(crate) fn both<'a>(a: &'a impl AsFd, b: &'a impl AsFd) -> [BorrowedFd<'a>; 2] {
-    [a.as_fd(), b.as_fd()]
 }
