@@ -7,6 +7,7 @@
 //! | 0x00c | kind: 1 spsc, 2 bytes | u32 | creator |
 //! | 0x010 | capacity: slots or bytes, a power of two | u64 | creator |
 //! | 0x018 | layout hash of ring and message | u64 | creator |
+//! | 0x020 | participants' table | u32 | the first participant of it |
 //! | 0x080 | tail: messages or bytes ever published | u64 | producer |
 //! | 0x088 | producer's role, and who it is | u64 | producer; who becomes it |
 //! | 0x090 | producer's records, waits, high-water mark | 3 × u64 | producer |
@@ -27,7 +28,7 @@ use multiprocess_core::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 use multiprocess_core::{
-    AttachError, CachePadded, CreateError, LayoutHash, ParticipantId, Region, View,
+    AttachError, CachePadded, CreateError, LayoutHash, ParticipantId, Peers, Region, View,
 };
 
 /// "MPRCRING" in the byte order of its writer.
@@ -96,6 +97,39 @@ impl Header {
         }
         Ok(capacity)
     }
+}
+
+/// The number of the participants' table whose ids stand in a ring's words; 0: no participant has come
+/// yet. By the first one, by CAS; it stays.
+#[repr(transparent)]
+pub(crate) struct Bound(AtomicU32);
+
+impl Bound {
+    pub(crate) fn new() -> Self {
+        Self(AtomicU32::new(0))
+    }
+
+    /// The ring belongs to the participants of the table of `peers`, from now on if to nobody yet. In
+    /// another table the same ids are others': a living owner would be dead there. Who is anonymous is
+    /// in no table.
+    pub(crate) fn bind(&self, peers: &impl Peers) -> Result<(), AttachError> {
+        if peers.me().is_anonymous() {
+            return Ok(());
+        }
+        let table = peers.table();
+        // Relaxed: it announces nothing.
+        match self.0.compare_exchange(0, table, Relaxed, Relaxed) {
+            Err(other) if other != table => Err(AttachError::OtherParticipants),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a single-writer ring begins with.
+#[repr(C)]
+pub(crate) struct Fixed {
+    header: Header,
+    bound: Bound,
 }
 
 /// One end of a ring: its index, its role and its counters, on a cache line that only its owner
@@ -168,7 +202,7 @@ pub(crate) fn owned_by(owner: ParticipantId) -> u64 {
 
 #[repr(C)]
 pub(crate) struct Control {
-    header: CachePadded<Header>,
+    fixed: CachePadded<Fixed>,
     pub(crate) producer: CachePadded<End>,
     pub(crate) consumer: CachePadded<End>,
     pub(crate) consumer_doorbell: CachePadded<AtomicU32>,
@@ -177,7 +211,7 @@ pub(crate) struct Control {
 
 #[cfg(not(loom))]
 mod layout {
-    use super::{Control, End, Header};
+    use super::{Control, End, Fixed, Header};
     use core::mem::offset_of;
     use static_assertions::const_assert_eq;
 
@@ -187,6 +221,7 @@ mod layout {
     const_assert_eq!(offset_of!(Header, kind), 0x0c);
     const_assert_eq!(offset_of!(Header, capacity), 0x10);
     const_assert_eq!(offset_of!(Header, layout), 0x18);
+    const_assert_eq!(offset_of!(Fixed, bound), 0x20);
     const_assert_eq!(offset_of!(End, role), 0x08);
     const_assert_eq!(offset_of!(End, records), 0x10);
     const_assert_eq!(offset_of!(End, waits), 0x18);
@@ -254,7 +289,10 @@ impl Kind {
         region.check(self.layout(capacity)?)?;
         let end = || CachePadded::new(End::new());
         let control = Control {
-            header: CachePadded::new(Header::new(self.number, capacity, self.layout)),
+            fixed: CachePadded::new(Fixed {
+                header: Header::new(self.number, capacity, self.layout),
+                bound: Bound::new(),
+            }),
             producer: end(),
             consumer: end(),
             consumer_doorbell: CachePadded::new(AtomicU32::new(0)),
@@ -266,7 +304,7 @@ impl Kind {
             place.write(control);
             place.as_ref()
         };
-        control.header.publish();
+        control.fixed.header.publish();
         Ok(())
     }
 
@@ -274,7 +312,7 @@ impl Kind {
     pub(crate) fn validate(&self, view: View<'_>) -> Result<u64, AttachError> {
         let have = view.len() as u64;
         let control = Control::of(view)?;
-        let capacity = control.header.check(self.number, self.layout)?;
+        let capacity = control.fixed.header.check(self.number, self.layout)?;
         if capacity < self.min_capacity {
             return Err(AttachError::Corrupt { field: "capacity" });
         }
@@ -290,6 +328,11 @@ impl Kind {
 }
 
 impl Control {
+    /// Whose ids stand in the roles.
+    pub(crate) fn bound(&self) -> &Bound {
+        &self.fixed.bound
+    }
+
     /// The control block at the start of `view`, which must be large enough for one.
     pub(crate) fn of(view: View<'_>) -> Result<&Control, AttachError> {
         view.check(Layout::new::<Control>())?;

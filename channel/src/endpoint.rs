@@ -166,6 +166,8 @@ impl<S: Side, M: Memory, P: Peers> Endpoint<S, M, P> {
     ) -> Result<(Self, u64, u64), AttachError> {
         let capacity = kind.validate(memory.region().into())?;
         let control = NonNull::from(Control::of(memory.region().into())?);
+        // SAFETY: as in `control`; `memory` is here.
+        unsafe { control.as_ref() }.bound().bind(&peers)?;
         let endpoint = Self {
             memory,
             peers,

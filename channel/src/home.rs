@@ -188,7 +188,7 @@ impl Home {
     /// A descriptor of the same segment that it can be read through, and mapped read-only, and nothing
     /// else: for [`attach_read_only`](Self::attach_read_only) in another process. Who has it and the
     /// owner's rights may still open the file anew by `/proc`: against such a one, run it as another
-    /// user.
+    /// user. By locks on bytes of the file it can keep others from becoming participants.
     ///
     /// # Errors
     ///

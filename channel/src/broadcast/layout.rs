@@ -14,7 +14,7 @@ use multiprocess_core::{AttachError, CachePadded, CreateError, LayoutHash, Place
 
 use super::bell::Bell;
 use super::{Config, MAX_READERS, Ring};
-use crate::control::{Header, MAX_CAPACITY, VERSION};
+use crate::control::{Bound, Header, MAX_CAPACITY, VERSION};
 use crate::spsc::Message;
 
 const KIND: u32 = 4;
@@ -26,6 +26,7 @@ struct Fixed {
     readers: AtomicU32,
     reserved: AtomicU32,
     first: AtomicU64,
+    bound: Bound,
 }
 
 /// What the sender writes rarely, and looks at after each message.
@@ -97,6 +98,7 @@ mod asserted {
     const_assert_eq!(size_of::<Control>(), 0x200);
     const_assert_eq!(offset_of!(Fixed, readers), 0x20);
     const_assert_eq!(offset_of!(Fixed, first), 0x28);
+    const_assert_eq!(offset_of!(Fixed, bound), 0x30);
     const_assert_eq!(offset_of!(Control, tail), 0x080);
     const_assert_eq!(offset_of!(Control, door), 0x100);
     const_assert_eq!(offset_of!(Door, receivers), 0x08);
@@ -190,6 +192,11 @@ impl<T: Message> Parts<T> {
         // SAFETY: in bounds and aligned, as checked in `of`; mapped as long as the handle that holds
         // these parts beside its memory; atomics of which any bytes are valid.
         unsafe { self.control.as_ref() }
+    }
+
+    /// Whose ids stand in the words.
+    pub(super) fn bound(&self) -> &Bound {
+        &self.control().fixed.bound
     }
 
     /// `None` for a number that no seat has.
@@ -297,6 +304,7 @@ unsafe impl<T: Message> Place for Ring<T> {
                 readers: AtomicU32::new(config.readers),
                 reserved: word(),
                 first: AtomicU64::new(config.first),
+                bound: Bound::new(),
             }),
             tail: CachePadded::new(AtomicU64::new(config.first)),
             door: CachePadded::new(Door {

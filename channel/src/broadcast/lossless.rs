@@ -69,6 +69,7 @@ impl<T: Message, M: Memory, P: Peers> LosslessReceiver<T, M, P> {
     /// [`AttachRingError`]: there may be no such ring, or no free seat.
     pub fn attach(memory: M, peers: P) -> Result<Self, AttachRingError> {
         let parts = Parts::<T>::attach(memory.region().into())?;
+        parts.bound().bind(&peers)?;
         let mut receiver = Self {
             memory,
             parts,

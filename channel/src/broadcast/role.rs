@@ -46,6 +46,7 @@ impl<T: Message, M: Memory, P: Peers> Sender<T, M, P> {
     /// with the bytes.
     pub fn attach(memory: M, peers: P) -> Result<Self, AttachError> {
         let parts = Parts::<T>::attach(memory.region().into())?;
+        parts.bound().bind(&peers)?;
         let light = asymmetric::register();
         let role = &parts.control().door.role;
         let seen = role.load(Relaxed);
@@ -75,6 +76,7 @@ impl<T: Message, M: Memory, P: Peers> Sender<T, M, P> {
     /// must have closed: stopped is not dead, and two senders tear each other's messages.
     pub unsafe fn take_over(memory: M, peers: P) -> Result<Self, AttachError> {
         let parts = Parts::<T>::attach(memory.region().into())?;
+        parts.bound().bind(&peers)?;
         let light = asymmetric::register();
         let role = &parts.control().door.role;
         // As in `attach`.

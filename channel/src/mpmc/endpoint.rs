@@ -113,6 +113,7 @@ impl<T: Message, M: Memory, P: Peers> Endpoint<T, M, P> {
     pub(super) fn standing(memory: M, peers: P, role: Role) -> Result<Self, AttachRingError> {
         let config = Ring::<T>::attach(memory.region())?;
         let parts = Parts::of(memory.region(), &config)?;
+        parts.bound().bind(&peers)?;
         Ok(Self {
             memory,
             parts,

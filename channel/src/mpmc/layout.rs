@@ -15,7 +15,7 @@ use multiprocess_core::{AttachError, CachePadded, CreateError, LayoutHash, Place
 use super::bell::Bell;
 use super::words::{MAX_SEATS, Owner, State, Ticket, WORD, Word};
 use super::{Config, Orphans, Ring};
-use crate::control::{Header, MAX_CAPACITY, VERSION};
+use crate::control::{Bound, Header, MAX_CAPACITY, VERSION};
 use crate::spsc::Message;
 
 const KIND: u32 = 3;
@@ -32,6 +32,7 @@ struct Fixed {
     flags: AtomicU32,
     /// Most messages that nobody has taken; 0: no limit but the capacity.
     limit: AtomicU64,
+    bound: Bound,
 }
 
 /// The first 0x300 bytes; see the README for who writes what.
@@ -108,6 +109,7 @@ mod asserted {
     const_assert_eq!(offset_of!(Control, receivers), 0x180);
     const_assert_eq!(offset_of!(Control, senders), 0x200);
     const_assert_eq!(offset_of!(Fixed, limit), 0x28);
+    const_assert_eq!(offset_of!(Fixed, bound), 0x30);
     const_assert_eq!(offset_of!(Control, rare), 0x280);
     const_assert_eq!(offset_of!(super::Rare, joiners), 8);
     const_assert_eq!(size_of::<Seat>(), 128);
@@ -177,6 +179,11 @@ impl<T: Message> Parts<T> {
         // SAFETY: in bounds and aligned, as checked in `of`; mapped as long as the handle that holds
         // these parts beside its memory; atomics of which any bytes are valid.
         unsafe { self.control.as_ref() }
+    }
+
+    /// Whose ids stand in the words.
+    pub(super) fn bound(&self) -> &Bound {
+        &self.control().fixed.bound
     }
 
     /// `None` for a number that no seat has.
@@ -279,6 +286,7 @@ unsafe impl<T: Message> Place for Ring<T> {
                 seats: AtomicU32::new(config.endpoints),
                 flags: AtomicU32::new(flags),
                 limit: AtomicU64::new(config.limit),
+                bound: Bound::new(),
             }),
             tail: CachePadded::new(AtomicU64::new(first.bits())),
             head: CachePadded::new(AtomicU64::new(first.bits())),
