@@ -1,6 +1,6 @@
 //! Forks, deaths and successors of ends, in real processes.
 #![cfg(all(not(loom), target_os = "linux", feature = "std"))]
-#![allow(clippy::disallowed_methods)] // copies of ends in forked children are what is tested
+#![allow(clippy::disallowed_methods)] // forks: that is what is tested
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -210,10 +210,16 @@ fn a_stopped_lossless_receiver_holds_the_sender_and_goes_on() {
     while sender.statistics().readers == 0 {
         std::thread::sleep(SHORT);
     }
-    for message in 0..1000 {
-        if message % 100 == 50 {
+    let mut next = 0;
+    while next < 1000 {
+        if next % 100 == 50 {
             child.signal(libc::SIGSTOP);
-            let mut stopped = message;
+            // It stops a moment later.
+            let state = format!("/proc/{}/stat", child.pid());
+            while !std::fs::read_to_string(&state).unwrap().contains(") T ") {
+                std::thread::yield_now();
+            }
+            let mut stopped = next;
             while sender.try_send(stopped).is_ok() {
                 stopped += 1;
             }
@@ -223,23 +229,11 @@ fn a_stopped_lossless_receiver_holds_the_sender_and_goes_on() {
                     .is_err()
             );
             child.signal(libc::SIGCONT);
-            if stopped > message {
-                continue_from(&mut sender, stopped, message);
-                return finish(&mut child);
-            }
+            next = stopped;
         }
-        sender.send(message).unwrap();
+        sender.send(next).unwrap();
+        next += 1;
     }
-    finish(&mut child);
-}
-
-fn continue_from(sender: &mut broadcast::Sender<u64>, from: u64, _: u64) {
-    for message in from..1000 {
-        sender.send(message).unwrap();
-    }
-}
-
-fn finish(child: &mut Child) {
     assert!(child.wait().success());
 }
 

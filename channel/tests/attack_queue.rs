@@ -1,6 +1,7 @@
 //! Queues at the edges of what fits.
 #![cfg(all(not(loom), target_os = "linux", feature = "serde"))]
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use multiprocess_channel::queue::{GetError, PutFailure, Queue, QueueConfig};
@@ -68,20 +69,34 @@ fn values_of_every_size_about_the_envelopes_come_as_they_were() {
 /// Many threads put and get under the smallest limits: the limit is never exceeded, and nothing stalls.
 #[test]
 fn the_limit_is_exact_among_threads() {
+    let exceeded = AtomicBool::new(false);
     for limit in [1, 2, 3, 5, 8, 64, 130] {
         let queue = Queue::<u64>::with(&QueueConfig::new(limit).endpoints(16)).unwrap();
         let total = 6_000;
+        let (put, asked_for) = (AtomicU64::new(0), AtomicU64::new(0));
         std::thread::scope(|scope| {
             for _ in 0..2 {
-                scope.spawn(|| (0..total).for_each(|value| queue.put(value).unwrap()));
+                scope.spawn(|| {
+                    for value in 0..total {
+                        queue.put(value).unwrap();
+                        let put = put.fetch_add(1, SeqCst) + 1;
+                        // What nobody has asked for nobody has got.
+                        let asked_for = asked_for.load(SeqCst);
+                        if put > asked_for + limit {
+                            // Not a panic: the others would wait for ever.
+                            exceeded.store(true, SeqCst);
+                        }
+                    }
+                });
                 scope.spawn(|| {
                     for _ in 0..total {
-                        assert!(queue.len() <= limit, "{limit}");
+                        asked_for.fetch_add(1, SeqCst);
                         queue.get().unwrap();
                     }
                 });
             }
         });
+        assert!(!exceeded.load(SeqCst), "{limit}");
         assert!(queue.is_empty());
         for value in 0..limit {
             queue.try_put(value).unwrap();
