@@ -13,6 +13,7 @@ mod message;
 use std::path::PathBuf;
 
 use count::Totals;
+use hash::Seeded;
 use ledger::Ledger;
 use message::{Answer, Part, cut};
 
@@ -47,7 +48,7 @@ fn enter(ledger: &mut Ledger, answers: Vec<Answer>) -> bool {
 
 #[test]
 fn an_answer_that_comes_twice_is_counted_once() {
-    let mut ledger = Ledger::new(2);
+    let mut ledger = Ledger::new(2, Seeded::default());
     assert!(enter(&mut ledger, parts(1, 0, "one\ntwo\n", &[1, 2])));
     assert!(!enter(&mut ledger, parts(2, 0, "two\none\n", &[2, 1])));
     assert!(!ledger.is_complete());
@@ -60,7 +61,7 @@ fn an_answer_that_comes_twice_is_counted_once() {
 
 #[test]
 fn what_a_dead_worker_has_sent_of_an_answer_is_not_counted() {
-    let mut ledger = Ledger::new(1);
+    let mut ledger = Ledger::new(1, Seeded::default());
     let mut half = parts(1, 0, "one\ntwo\n", &[1, 2]);
     half.truncate(3);
     assert!(!enter(&mut ledger, half));
@@ -72,7 +73,7 @@ fn what_a_dead_worker_has_sent_of_an_answer_is_not_counted() {
 
 #[test]
 fn an_answer_for_a_batch_that_never_was_is_ignored() {
-    let mut ledger = Ledger::new(1);
+    let mut ledger = Ledger::new(1, Seeded::default());
     assert!(!enter(&mut ledger, parts(1, 7, "one\n", &[1])));
     assert!(ledger.table.is_empty() && !ledger.is_complete());
 }

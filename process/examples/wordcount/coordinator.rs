@@ -10,6 +10,7 @@ use multiprocess::{Array, Context, JoinableQueue, Queue, StartMethod};
 use super::Failure;
 use super::count::{Table, Totals};
 use super::crew::Crew;
+use super::hash::Seeded;
 use super::in_hand;
 use super::ledger::Ledger;
 use super::message::{Answer, Batch, cut};
@@ -19,7 +20,8 @@ use super::worker::Share;
 const LARGE: u64 = 8 << 20;
 /// How long to wait for an answer before looking whether somebody has died.
 const NAP: Duration = Duration::from_millis(5);
-/// Between two murders at most.
+/// Between two murders at most; twice that for each since something was counted, so that a long
+/// batch has its time to come.
 const PEACE: Duration = Duration::from_millis(20);
 
 /// How to count.
@@ -66,6 +68,7 @@ pub(crate) fn count(
     let batches = JoinableQueue::with(&config).map_err(Failure::cannot_start)?;
     let answers = Queue::with(&config).map_err(Failure::cannot_start)?;
     let in_hand = Array::zeroed(in_hand::len(plan.workers)).map_err(Failure::cannot_start)?;
+    let seed = Seeded::default();
     let mut office = Office {
         crew: Crew::hire(
             Context::new(plan.method).map_err(Failure::cannot_start)?,
@@ -73,11 +76,14 @@ pub(crate) fn count(
             batches.clone(),
             answers.clone(),
             in_hand.clone(),
+            seed,
         )?,
         batches,
         answers,
         in_hand,
+        seed,
         next_murder: plan.chaos.then(Instant::now),
+        murders: 0,
     };
     let counted = office.count(cut(files, plan.workers, plan.chaos), watch);
     // Whoever still counts, counts what has been counted, and ends.
@@ -103,12 +109,15 @@ struct Office {
     batches: JoinableQueue<Batch>,
     answers: Queue<Answer>,
     in_hand: Array<u64>,
+    seed: Seeded,
     next_murder: Option<Instant>,
+    /// Since something was counted.
+    murders: u32,
 }
 
 impl Office {
     fn count(&mut self, batches: Vec<Batch>, watch: &impl Watch) -> Result<Ledger, Failure> {
-        let mut ledger = Ledger::new(batches.len());
+        let mut ledger = Ledger::new(batches.len(), self.seed);
         let mut waiting = batches.into_iter();
         let mut next = waiting.next();
         while !ledger.is_complete() {
@@ -129,6 +138,7 @@ impl Office {
                 Ok(answer) => {
                     if let Some(complaints) = ledger.enter(answer) {
                         self.crew.has_succeeded();
+                        self.murders = 0;
                         complaints.iter().for_each(|line| watch.line(line));
                     }
                 }
@@ -150,10 +160,13 @@ impl Office {
     /// before it could say that its batch is done.
     fn murder(&mut self) {
         let now = Instant::now();
-        if self.next_murder.is_some_and(|when| when <= now) {
-            let random = RandomState::new().hash_one(());
-            self.crew.kill(random >> 32);
-            self.next_murder = Some(now + PEACE.mul_f64(f64::from(random as u32) / 2f64.powi(32)));
+        if self.next_murder.is_none_or(|when| now < when) {
+            return;
         }
+        let random = RandomState::new().hash_one(());
+        self.crew.kill(random >> 32);
+        let peace = PEACE.mul_f64(f64::from(random as u32) / 2f64.powi(32));
+        self.next_murder = Some(now + peace * 2_u32.pow(self.murders.min(16)));
+        self.murders += 1;
     }
 }

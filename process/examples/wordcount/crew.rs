@@ -7,6 +7,7 @@ use multiprocess::{Array, Context, JoinableQueue, Process, Queue};
 
 use super::Failure;
 use super::count::Totals;
+use super::hash::Seeded;
 use super::in_hand;
 use super::message::{Answer, Batch};
 use super::worker::{self, Desk, Share};
@@ -19,6 +20,7 @@ pub(crate) struct Crew {
     batches: JoinableQueue<Batch>,
     answers: Queue<Answer>,
     in_hand: Array<u64>,
+    seed: Seeded,
     workers: Vec<Worker>,
     hired: u64,
     deaths_in_a_row: usize,
@@ -41,12 +43,14 @@ impl Crew {
         batches: JoinableQueue<Batch>,
         answers: Queue<Answer>,
         in_hand: Array<u64>,
+        seed: Seeded,
     ) -> Result<Self, Failure> {
         let mut crew = Self {
             context: context.daemon(true),
             batches,
             answers,
             in_hand,
+            seed,
             workers: Vec::new(),
             hired: 0,
             deaths_in_a_row: 0,
@@ -69,6 +73,7 @@ impl Crew {
             batches: self.batches.clone(),
             answers: self.answers.clone(),
             in_hand: self.in_hand.clone(),
+            seed: self.seed,
         };
         let context = self.context.clone().named(format!("worker {number}"));
         Ok(Worker {

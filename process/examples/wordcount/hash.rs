@@ -2,10 +2,15 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
+use serde::{Deserialize, Serialize};
+
 const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Makes hashers with a seed of its own.
-#[derive(Debug, Clone)]
+/// Makes hashers of one seed; each default has another one.
+///
+/// Tables of one seed have their words in much the same order, so that adding one to another walks
+/// through both, and does not jump about in memory.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Seeded(u64);
 
 impl Default for Seeded {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::count::{Table, Totals, add};
+use super::hash::Seeded;
 use super::message::{Answer, Part};
 
 /// Counts of all batches that were answered for.
@@ -24,9 +25,9 @@ struct Draft {
 }
 
 impl Ledger {
-    pub(crate) fn new(batches: usize) -> Self {
+    pub(crate) fn new(batches: usize, seed: Seeded) -> Self {
         Self {
-            table: Table::default(),
+            table: Table::with_hasher(seed),
             totals: Totals::default(),
             repeated: 0,
             is_counted: vec![false; batches],
@@ -64,6 +65,8 @@ impl Ledger {
         }
         self.left -= 1;
         self.totals += totals;
+        // If all were new; else the table is moved more often.
+        self.table.reserve(draft.counts.len());
         for (word, count) in draft.words.lines().zip(draft.counts) {
             add(&mut self.table, word, count);
         }

@@ -53,7 +53,7 @@ pub(crate) fn cut(files: &[PathBuf], workers: usize, chaos: bool) -> Vec<Batch> 
         let most = if chaos {
             FILES_IN_CHAOS
         } else {
-            (rest.len() / (workers * 3)).clamp(FILES_AT_LEAST, FILES_AT_MOST)
+            (rest.len() / (workers * 2)).clamp(FILES_AT_LEAST, FILES_AT_MOST)
         };
         let (mut files, mut bytes) = (Vec::new(), 0);
         while let [file, others @ ..] = rest

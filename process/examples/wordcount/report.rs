@@ -24,10 +24,15 @@ pub(crate) fn print(out: &mut impl Write, counted: &Counted) -> io::Result<()> {
         elapsed,
         ..
     } = counted;
-    let mut words: Vec<_> = table.iter().collect();
+    let mut words: Vec<(&str, u64)> = table.iter().map(|(word, n)| (&**word, *n)).collect();
     // By count, then alphabetically: the same list whatever the order of counting was.
-    words.sort_unstable_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
-    for (word, count) in words.iter().take(TOP) {
+    let order = |a: &(&str, u64), b: &(&str, u64)| b.1.cmp(&a.1).then(a.0.cmp(b.0));
+    if words.len() > TOP {
+        words.select_nth_unstable_by(TOP, order);
+        words.truncate(TOP);
+    }
+    words.sort_unstable_by(order);
+    for (word, count) in words {
         writeln!(out, "{count:>12}  {word}")?;
     }
     writeln!(

@@ -8,6 +8,7 @@ use multiprocess::{Array, JoinableQueue, Queue};
 use serde::{Deserialize, Serialize};
 
 use super::count::{Outcome, Table, Totals, count_file};
+use super::hash::Seeded;
 use super::in_hand;
 use super::message::{Answer, Batch, Part};
 
@@ -22,9 +23,10 @@ pub(crate) struct Desk {
     pub row: usize,
     pub batches: JoinableQueue<Batch>,
     pub answers: Queue<Answer>,
-    /// What each worker has counted and not answered yet, for the user to see; see
-    /// [`in_hand`](super::in_hand).
+    /// What each worker has counted and not answered yet, for the user to see: `in_hand.rs`.
     pub in_hand: Array<u64>,
+    /// Of everybody's tables.
+    pub seed: Seeded,
 }
 
 /// What a worker did.
@@ -68,7 +70,7 @@ pub(crate) fn work(desk: Desk) -> Result<Share, String> {
 impl Desk {
     /// Counts the files of a batch and sends the answer.
     fn count(&self, batch: &Batch) -> Result<Totals, PutFailure> {
-        let (mut table, mut totals) = (Table::default(), Totals::default());
+        let (mut table, mut totals) = (Table::with_hasher(self.seed), Totals::default());
         let mut complaints = Vec::new();
         for file in &batch.files {
             let path = Path::new(file);
