@@ -44,6 +44,11 @@ pub(crate) fn pin_far(cpus: Cpus) -> io::Result<()> {
     pin(cpus, cpus.far)
 }
 
+/// Lets the calling thread, and children that it starts, run on both CPUs.
+pub(crate) fn unpin(cpus: Cpus) -> io::Result<()> {
+    sched_setaffinity(None, &cpus.both())
+}
+
 fn pin(cpus: Cpus, cpu: usize) -> io::Result<()> {
     // The library asks once per process how many CPUs it may run on, to know whether spinning
     // can pay. Let it ask before this thread is down to one.

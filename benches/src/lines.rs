@@ -16,6 +16,7 @@ mod spsc_blocking;
 mod spsc_rtt;
 mod spsc_throughput;
 mod typed;
+mod wordcount;
 
 use crate::comparison::Comparison;
 
@@ -74,6 +75,7 @@ pub(crate) const ALL: &[&Comparison] = &[
     &typed::ALL[3],
     &typed::ALL[4],
     &forkserver::LINE,
+    &wordcount::LINE,
     &shm::ALL[0],
     &shm::ALL[1],
     &shm::ALL[2],
