@@ -329,6 +329,28 @@ fn a_slow_writer_blocks_nobody_and_sends_in_the_end() {
     assert!(writer.wait().success());
 }
 
+/// With nobody left to ring: who waits for several things asks the kernel, too.
+#[test]
+fn who_waits_for_several_learns_that_the_last_sender_was_killed() {
+    let test = "who_waits_for_several_learns_that_the_last_sender_was_killed";
+    if child::role().is_some() {
+        let (sender, _) = attached();
+        send(&sender, 10, 1);
+        std::thread::sleep(Duration::from_secs(100));
+        return;
+    }
+    let _watchdog = Watchdog::seconds(60);
+    let (sender, receiver) = small();
+    let mut last = Child::run(test, "last", &[sender.memory().as_fd()]);
+    receiver.take().unwrap().release();
+    drop(sender);
+    last.kill();
+    let stop = Event::new();
+    let sources: [&dyn Source; 2] = [&stop, &receiver];
+    assert_eq!(wait_any(&sources, None), Ok(1));
+    assert_eq!(receiver.try_take().err(), Some(TryRecvError::Disconnected));
+}
+
 const MESSAGES: u64 = 3000;
 
 /// Each message is worked on by somebody who lives on, and all blocks are free in the end.

@@ -49,9 +49,7 @@ impl<M: Memory, P: Peers> Loan<'_, M, P> {
                 self.held.pass_on();
                 Ok(())
             }
-            Err(TrySendError::Full(_)) => Err(TrySendError::Full(self)),
-            Err(TrySendError::Disconnected(_)) => Err(TrySendError::Disconnected(self)),
-            Err(TrySendError::Corrupt(_)) => Err(TrySendError::Corrupt(self)),
+            Err(error) => Err(error.with(self)),
         }
     }
 

@@ -228,6 +228,10 @@ impl<M: Memory, P: Peers> Source for Receiver<M, P> {
     fn pass_on(&self) {
         self.blocks.ring().pass_on();
     }
+
+    fn recheck(&self) {
+        self.recover();
+    }
 }
 
 impl<M: Memory, P: Peers> fmt::Debug for Receiver<M, P> {

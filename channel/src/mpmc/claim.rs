@@ -111,7 +111,7 @@ fn store_hint<T: Message, M: Memory, P: Peers>(endpoint: &Endpoint<T, M, P>) {
     let control = endpoint.parts.control();
     let tail = endpoint.cursor;
     control.tail.store(tail.bits(), Relaxed);
-    // The head's line is the receivers': looking at it each time halves the rate of a stream.
+    // The head's line is the receivers': whoever looks at it takes it from under their stores.
     if tail.bits() & endpoint.high_water_mask == 0 {
         store_high_water(endpoint);
     }

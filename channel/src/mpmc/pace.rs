@@ -15,8 +15,8 @@ const LONGEST: u32 = 64;
 /// Longest pause of a sender that has found no room. It delays nobody as long as messages are there, and the
 /// more room there is when it ends, the less the two meet on one line.
 const LONGEST_WHEN_FULL: u32 = 256;
-/// Shortest pause. With none, or one, a ping-pong was measured slower by a quarter: the peer's locked
-/// instruction waits for the line that we look at.
+/// Shortest pause. Tighter looks make the peer's locked instruction wait for the line that we look at: with none a
+/// ping-pong takes half as long again (`mpmc/8B/rtt` of the comparison program, 290 ns against 190 to 220).
 const AT_LEAST: u32 = 2;
 /// The pause that is tried first.
 const PROBE: u32 = 4;

@@ -329,8 +329,7 @@ impl<T: Message, M: Memory, P: Peers> Consumer<T, M, P> {
             return Err(TryRecvError::Disconnected);
         }
         self.endpoint.lighten();
-        // The message's line is asked for together with the index's, not after it: a fifth of a round
-        // trip.
+        // The message's line is asked for together with the index's, not after it.
         prefetch(self.slot(self.head));
         let mut tail = self.endpoint.peer_index();
         if tail == self.head {
