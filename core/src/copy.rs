@@ -269,6 +269,7 @@ impl Unit {
     }
 
     /// Of a `T` that lies where a `T` may lie.
+    #[cfg(not(loom))]
     const fn in_place<T>() -> Self {
         let Self { size, .. } = Self::of::<T>();
         Self {
@@ -288,8 +289,9 @@ impl Unit {
 /// # Safety
 ///
 /// `source` must be valid for reads and `target` for writes of `len` bytes, a multiple of
-/// the unit's size, and the shared one be aligned if the unit says so; they must not overlap; nobody else may access the target; no racing access to the
-/// source by this process may be non-atomic.
+/// the unit's size, and the shared one be aligned if the unit says so; they must not overlap;
+/// nobody else may access the target; no racing access to the source by this process may be
+/// non-atomic.
 #[inline(always)]
 unsafe fn from_shared(source: *const u8, target: *mut u8, len: usize, unit: Unit) {
     let source = source.cast_mut();
