@@ -73,6 +73,8 @@ impl Ring {
         number: 2,
         layout: LayoutHash::of("bytes").mix(VERSION as u64),
         unit: Layout::new::<u8>(),
+        per_unit: 1,
+        max_index: u64::MAX,
         step: HEADER,
         min_capacity: 64,
         shadow: size_of::<Shadow>(),
@@ -120,7 +122,7 @@ impl Ring {
     pub fn statistics<'a>(view: impl Into<View<'a>>) -> Result<Statistics, AttachError> {
         let view = view.into();
         Self::KIND.validate(view)?;
-        Ok(Statistics::of(Control::of(view)?, None))
+        Ok(Statistics::of_records(Control::of(view)?))
     }
 }
 

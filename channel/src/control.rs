@@ -8,18 +8,21 @@
 //! | 0x010 | capacity: slots or bytes, a power of two | u64 | creator |
 //! | 0x018 | layout hash of ring and message | u64 | creator |
 //! | 0x020 | participants' table | u32 | the first participant of it |
-//! | 0x080 | tail: messages or bytes ever published | u64 | producer |
-//! | 0x088 | producer's role, and who it is | u64 | producer; who becomes it |
-//! | 0x090 | producer's records, waits, high-water mark | 3 × u64 | producer |
-//! | 0x100 | head: messages or bytes ever given back | u64 | consumer |
-//! | 0x108 | consumer's role, and who it is | u64 | consumer; who becomes it |
-//! | 0x110 | consumer's records, waits, high-water mark | 3 × u64 | consumer |
+//! | 0x080 | producer's role, and who it is | u64 | producer; who becomes it |
+//! | 0x088 | producer's waits, high-water mark | 2 × u64 | producer |
+//! | 0x0c0 | tail: messages or bytes ever published | u64 | producer |
+//! | 0x0c8 | producer's records | u64 | producer |
+//! | 0x100 | consumer's role, and who it is | u64 | consumer; who becomes it |
+//! | 0x108 | consumer's waits, high-water mark | 2 × u64 | consumer |
+//! | 0x140 | head: messages or bytes ever given back | u64 | consumer |
+//! | 0x148 | consumer's records | u64 | consumer |
 //! | 0x180 | consumer's doorbell | u32 | both, by the rules of `waiter` |
 //! | 0x200 | producer's doorbell | u32 | both, by the rules of `waiter` |
-//! | 0x280 | slots or bytes | | producer |
+//! | 0x280 | frames or bytes | | producer |
 //!
 //! The creator's fields never change after init. Indices are free running: `head <= tail <=
-//! head + capacity`, modulo 2^64.
+//! head + capacity`, modulo 2^64. In `spsc` what is published is said by the frames' signs; its tail may
+//! be one publication behind them.
 
 use core::alloc::Layout;
 
@@ -33,7 +36,7 @@ use multiprocess_core::{
 
 /// "MPRCRING" in the byte order of its writer.
 const MAGIC: u64 = u64::from_le_bytes(*b"MPRCRING");
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// Largest capacity, in slots or bytes: an index then cannot wrap within one lap.
 pub(crate) const MAX_CAPACITY: u64 = 1 << 40;
@@ -132,8 +135,9 @@ pub(crate) struct Fixed {
     bound: Bound,
 }
 
-/// One end of a ring: its index, its role and its counters, on a cache line that only its owner
-/// writes, and who becomes it.
+/// One end of a ring: its role and its counters, on a cache line that only its owner writes, and who
+/// becomes it; and behind that, on one that only its owner writes, what changes with each message: who
+/// looks at the role does not take that away.
 //
 // | bits of `role` | meaning | who enters | who leaves |
 // |---|---|---|---|
@@ -146,25 +150,33 @@ pub(crate) struct Fixed {
 // | 32-63 | the owner, a `ParticipantId`; anonymous: nobody attests its death | attacher | successor, receiver |
 #[repr(C)]
 pub(crate) struct End {
-    pub(crate) index: AtomicU64,
     pub(crate) role: AtomicU64,
-    /// `bytes`: records ever published or given back. `spsc`: 0, the index counts them.
-    pub(crate) records: AtomicU64,
     /// How often the owner went to sleep.
     pub(crate) waits: AtomicU64,
     /// The most that the owner has seen in the ring, messages or bytes.
     pub(crate) high_water: AtomicU64,
+    pub(crate) progress: Progress,
+}
+
+/// How far an end has come.
+#[repr(C, align(64))]
+pub(crate) struct Progress {
+    pub(crate) index: AtomicU64,
+    /// `bytes`: records ever published or given back. `spsc`: 0, the index counts them.
+    pub(crate) records: AtomicU64,
 }
 
 impl End {
     fn new() -> Self {
         let zero = || AtomicU64::new(0);
         Self {
-            index: zero(),
             role: zero(),
-            records: zero(),
             waits: zero(),
             high_water: zero(),
+            progress: Progress {
+                index: zero(),
+                records: zero(),
+            },
         }
     }
 
@@ -211,7 +223,7 @@ pub(crate) struct Control {
 
 #[cfg(not(loom))]
 mod layout {
-    use super::{Control, End, Fixed, Header};
+    use super::{Control, End, Fixed, Header, Progress};
     use core::mem::offset_of;
     use static_assertions::const_assert_eq;
 
@@ -222,10 +234,12 @@ mod layout {
     const_assert_eq!(offset_of!(Header, capacity), 0x10);
     const_assert_eq!(offset_of!(Header, layout), 0x18);
     const_assert_eq!(offset_of!(Fixed, bound), 0x20);
-    const_assert_eq!(offset_of!(End, role), 0x08);
-    const_assert_eq!(offset_of!(End, records), 0x10);
-    const_assert_eq!(offset_of!(End, waits), 0x18);
-    const_assert_eq!(offset_of!(End, high_water), 0x20);
+    const_assert_eq!(offset_of!(End, role), 0x00);
+    const_assert_eq!(offset_of!(End, waits), 0x08);
+    const_assert_eq!(offset_of!(End, high_water), 0x10);
+    const_assert_eq!(offset_of!(End, progress), 0x40);
+    const_assert_eq!(offset_of!(Progress, index), 0x00);
+    const_assert_eq!(offset_of!(Progress, records), 0x08);
     const_assert_eq!(offset_of!(Control, producer), 0x080);
     const_assert_eq!(offset_of!(Control, consumer), 0x100);
     const_assert_eq!(offset_of!(Control, consumer_doorbell), 0x180);
@@ -237,8 +251,12 @@ mod layout {
 pub(crate) struct Kind {
     pub(crate) number: u32,
     pub(crate) layout: LayoutHash,
-    /// Bytes of one unit of capacity: a slot, or one byte.
+    /// What lies behind the control block, again and again: a frame, or one byte.
     pub(crate) unit: Layout,
+    /// How much of the capacity a unit is. There is a power of two of them.
+    pub(crate) per_unit: u64,
+    /// An index beyond it is corrupt.
+    pub(crate) max_index: u64,
     /// Indices are multiples of this.
     pub(crate) step: u64,
     /// Smallest capacity.
@@ -265,7 +283,8 @@ impl Kind {
             requested: capacity,
             max: MAX_CAPACITY,
         };
-        let units = usize::try_from(capacity).map_err(|_| absurd)?;
+        let units = capacity.div_ceil(self.per_unit).next_power_of_two();
+        let units = usize::try_from(units).map_err(|_| absurd)?;
         let body = self.unit.size().checked_mul(units).ok_or(absurd)?;
         let shadows = self.shadow.checked_mul(units.div_ceil(8)).ok_or(absurd)?;
         let size = size_of::<Control>()

@@ -19,7 +19,7 @@ use multiprocess_core::thread::generation;
 use multiprocess_core::{AttachError, Deadline, Memory, ParticipantId, Peers, asymmetric};
 
 use crate::control::{CLAIMED, CLOSED, Control, End, HEAVY, Kind, LIGHT, SENT, owned_by, owner};
-use crate::waiter::{GONE, GaveUp, SILENT, Waiter, ring};
+use crate::waiter::{GONE, GaveUp, SILENT, Waiter, answer, look, ring};
 
 mod ready;
 
@@ -29,8 +29,8 @@ pub(crate) trait Side {
     fn peer(control: &Control) -> &End;
     fn own_doorbell(control: &Control) -> &AtomicU32;
     fn peer_doorbell(control: &Control) -> &AtomicU32;
-    /// How far the tail is ahead of the head.
-    fn ahead(own_index: u64, peer_index: u64) -> u64;
+    /// Which of the two indices is ours.
+    fn own_index(start: &Start) -> u64;
 }
 
 #[derive(Debug)]
@@ -53,8 +53,8 @@ impl Side for ProducerSide {
     fn peer_doorbell(control: &Control) -> &AtomicU32 {
         &control.consumer_doorbell
     }
-    fn ahead(own_index: u64, peer_index: u64) -> u64 {
-        own_index.wrapping_sub(peer_index)
+    fn own_index(start: &Start) -> u64 {
+        start.tail
     }
 }
 
@@ -78,9 +78,16 @@ impl Side for ConsumerSide {
     fn peer_doorbell(control: &Control) -> &AtomicU32 {
         &control.producer_doorbell
     }
-    fn ahead(own_index: u64, peer_index: u64) -> u64 {
-        peer_index.wrapping_sub(own_index)
+    fn own_index(start: &Start) -> u64 {
+        start.head
     }
+}
+
+/// What an end begins with. Each word of the ring was read once.
+pub(crate) struct Start {
+    pub(crate) capacity: u64,
+    pub(crate) head: u64,
+    pub(crate) tail: u64,
 }
 
 /// What this handle may still do with its end.
@@ -156,14 +163,17 @@ fn is_abandoned<P: Peers>(peers: &P, role: &AtomicU64) -> bool {
 }
 
 impl<S: Side, M: Memory, P: Peers> Endpoint<S, M, P> {
-    /// Validates the ring in `memory` and claims this end of it. Beside the endpoint its capacity
-    /// and its own index, each read once.
+    /// Validates the ring in `memory` and claims this end of it.
+    ///
+    /// `published` is given what lies behind the control block, the capacity and the tail, and says what
+    /// the tail is if its owner was killed before it told.
     pub(crate) fn attach(
         memory: M,
         peers: P,
         kind: &Kind,
         claim: &Claim,
-    ) -> Result<(Self, u64, u64), AttachError> {
+        published: impl Fn(NonNull<u8>, u64, u64) -> u64,
+    ) -> Result<(Self, Start), AttachError> {
         let capacity = kind.validate(memory.region().into())?;
         let control = NonNull::from(Control::of(memory.region().into())?);
         // SAFETY: as in `control`; `memory` is here.
@@ -182,14 +192,24 @@ impl<S: Side, M: Memory, P: Peers> Endpoint<S, M, P> {
             side: PhantomData,
         };
         let before = endpoint.claim(claim)?;
-        // Not before the claim: until then it was another's, who moved it.
-        // Acquire: as its Release store, by whoever moved it last.
-        let index = endpoint.own().index.load(Acquire);
-        let ahead = S::ahead(index, endpoint.peer_index());
-        if ahead > capacity || !index.is_multiple_of(kind.step) {
+        // Not before the claim: until then ours was another's, who moved it. Head first: it never
+        // passes a tail that is read later.
+        let head = endpoint.head();
+        let tail = published(endpoint.body(), capacity, endpoint.tail());
+        let start = Start {
+            capacity,
+            head,
+            tail,
+        };
+        let index = S::own_index(&start);
+        if tail.wrapping_sub(head) > capacity
+            || !index.is_multiple_of(kind.step)
+            || head.max(tail) > kind.max_index
+        {
             endpoint.own().role.store(before, Release);
             return Err(AttachError::Corrupt { field: "index" });
         }
+        endpoint.store_index(index);
         endpoint.standing.set(Standing::Open);
         if before != 0 && !claim.is_received() {
             S::own_doorbell(endpoint.control()).store(SILENT, Release);
@@ -200,7 +220,7 @@ impl<S: Side, M: Memory, P: Peers> Endpoint<S, M, P> {
             // For what our predecessor published and did not tell.
             ring(S::peer_doorbell(endpoint.control()), false);
         }
-        Ok((endpoint, capacity, index))
+        Ok((endpoint, start))
     }
 
     /// Takes the role; what its word was before.
@@ -267,11 +287,11 @@ impl<S: Side, M: Memory, P: Peers> Endpoint<S, M, P> {
     }
 
     fn tail(&self) -> u64 {
-        self.control().producer.index.load(Acquire)
+        self.control().producer.progress.index.load(Acquire)
     }
 
     fn head(&self) -> u64 {
-        self.control().consumer.index.load(Acquire)
+        self.control().consumer.progress.index.load(Acquire)
     }
 
     /// Messages or bytes between the two indices, at the moment of asking; `None` if they
@@ -285,13 +305,13 @@ impl<S: Side, M: Memory, P: Peers> Endpoint<S, M, P> {
 
     /// Records ever published or given back at this end: `bytes` counts them.
     pub(crate) fn records(&self) -> u64 {
-        self.own().records.load(Relaxed)
+        self.own().progress.records.load(Relaxed)
     }
 
     /// After `publish`: a record that is published and not counted is one that a kill came between.
     #[inline(always)]
     pub(crate) fn count_records(&self, records: u64) {
-        self.own().records.store(records, Relaxed);
+        self.own().progress.records.store(records, Relaxed);
     }
 
     /// Moves our index and wakes the peer. `true` if the peer has closed its end.
@@ -309,10 +329,25 @@ impl<S: Side, M: Memory, P: Peers> Endpoint<S, M, P> {
         ring(S::peer_doorbell(self.control()), true)
     }
 
+    /// As [`publish_light`](Self::publish_light) for what is published by other means: our index is only
+    /// moved if the peer sleeps, so that who is woken finds it moved.
     #[inline(always)]
-    fn store_index(&self, index: u64) {
-        // Release pairs with the Acquire load in `peer_index`.
-        self.own().index.store(index, Release);
+    pub(crate) fn wake_light(&self, index: u64) -> bool {
+        debug_assert!(self.light);
+        let doorbell = S::peer_doorbell(self.control());
+        let seen = look(doorbell, true);
+        if seen == SILENT {
+            return false;
+        }
+        self.store_index(index);
+        answer(doorbell, seen)
+    }
+
+    /// Moves our index, and tells nobody.
+    #[inline(always)]
+    pub(crate) fn store_index(&self, index: u64) {
+        // Release pairs with the Acquire loads in `peer_index` and `tail`.
+        self.own().progress.index.store(index, Release);
     }
 
     /// Whether we publish with light fences.
@@ -325,7 +360,7 @@ impl<S: Side, M: Memory, P: Peers> Endpoint<S, M, P> {
     #[inline(always)]
     pub(crate) fn peer_index(&self) -> u64 {
         // Acquire pairs with the Release store in `publish`.
-        self.peer().index.load(Acquire)
+        self.peer().progress.index.load(Acquire)
     }
 
     /// Goes over to light fences once both sides can: called where the peer's index is
@@ -368,7 +403,22 @@ impl<S: Side, M: Memory, P: Peers> Endpoint<S, M, P> {
     }
 
     /// Waits until the peer's index is no longer `seen`, or the peer has closed.
-    pub(crate) fn wait_for_peer(&mut self, seen: u64, deadline: Deadline) -> Result<(), GaveUp> {
+    pub(crate) fn wait_for_index(&mut self, seen: u64, deadline: Deadline) -> Result<(), GaveUp> {
+        // SAFETY: as in `control`; the borrow of `self` below does not reach what it points to.
+        let control = unsafe { self.control.as_ref() };
+        // Acquire pairs with the Release store in `store_index`.
+        self.wait_until(
+            || S::peer(control).progress.index.load(Acquire) != seen,
+            deadline,
+        )
+    }
+
+    /// Waits until the peer has `moved`, or has closed.
+    pub(crate) fn wait_until(
+        &mut self,
+        moved: impl Fn() -> bool,
+        deadline: Deadline,
+    ) -> Result<(), GaveUp> {
         let Self {
             control,
             waiter,
@@ -382,10 +432,8 @@ impl<S: Side, M: Memory, P: Peers> Endpoint<S, M, P> {
             (S::own(control), S::own_doorbell(control)),
             peer,
             deadline,
-            || {
-                // Acquire pairs with `publish` and `close`.
-                peer.index.load(Acquire) != seen || peer.role.load(Acquire) & CLOSED != 0
-            },
+            // Acquire pairs with the Release store in `close`.
+            || moved() || peer.role.load(Acquire) & CLOSED != 0,
             || is_abandoned(peers, &peer.role),
         )
     }

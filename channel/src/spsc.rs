@@ -1,18 +1,32 @@
 //! Ring of messages of one type, from one producer to one consumer. Algorithm: Lamport,
-//! *Proving the Correctness of Multiprocess Programs* (1977), with cached indices as in
-//! FastForward (<https://doi.org/10.1145/1345206.1345215>) and in rtrb.
+//! *Proving the Correctness of Multiprocess Programs* (1977), with cached indices as in rtrb, and
+//! with the sign that a message is there beside the message, as in
+//! FastForward (<https://doi.org/10.1145/1345206.1345215>).
 //!
 //! # Protocol
 //!
-//! *push*: (1) if our cached head says full, reload it; (2) write slot `tail mod capacity`;
-//! (3) store tail + 1; (4) wake the consumer if it sleeps. *peek*: (5) if our cached tail says
-//! empty, reload it; (6) copy slot `head mod capacity`. *release*: (7) store head + 1; (8)
-//! wake the producer if it sleeps. In batches: several slots in steps 2 and 6, each other step once.
+//! Slots lie in frames, and each frame has a *sign* (`frames`). *push*: (1) if our cached head says full,
+//! reload it; (2) write the slot at tail; (3) store tail + 1 in the sign of that slot's frame, which
+//! publishes; (4) where a frame ends, or the consumer sleeps, store it as the tail; (5) wake the consumer
+//! if it sleeps. *peek*: (6) if our cached tail says empty, load the sign of the frame at head; if that is
+//! beyond head, it is the tail, and if it ends the frame, so is a later frame's sign that is beyond it; (7)
+//! copy the slot at head. *release*: (8) store head + 1; (9) wake the producer if it sleeps. In batches:
+//! several slots in steps 2 and 7, each other step once, and step 4 always; the sign is the one of the first
+//! slot's frame.
+//!
+//! # Why the sign at head says it all
+//!
+//! A publication from `a` to `b` stores `b` in the sign of `a`'s frame. What the consumer knows as the
+//! tail is the value of a sign, hence the end of a publication, and the beginning of the next one: it looks
+//! where that one stores. Signs only grow, so what another lap has left in one is at most head.
+//!
+//! The tail of step 4 is the end of a publication, too, and all that came since began in its frame, or is one
+//! batch: the sign of that frame is what is published. Who attaches, and who asks how much there is, looks there.
 //!
 //! # Ordering
 //!
-//! The Release store of step 3 pairs with the Acquire load of step 5: the message is seen
-//! whole. The Release store of step 7 pairs with the Acquire load of step 1: the slot is not
+//! The Release store of step 3 pairs with the Acquire load of step 6: the message is seen
+//! whole. The Release store of step 8 pairs with the Acquire load of step 1: the slot is not
 //! overwritten while it is read.
 //!
 //! # Crash safety: killed right after step
@@ -20,27 +34,30 @@
 //! | step | left behind | what a successor sees |
 //! |---|---|---|
 //! | 1, 2 | a slot half-written, not published | the slot is free |
-//! | 3 | published, consumer perhaps asleep | message sent; see `waiter` for the wake |
-//! | 4 to 6 | nothing | a peeked message is still there: at least once |
-//! | 7 | given back, producer perhaps asleep | message gone, also if nobody processed it: at most once |
+//! | 3 | published, the tail behind, consumer perhaps asleep | message sent, the tail is where the sign says; see `waiter` for the wake |
+//! | 4 | published, consumer perhaps asleep | message sent; see `waiter` for the wake |
+//! | 5 to 7 | nothing | a peeked message is still there: at least once |
+//! | 8 | given back, producer perhaps asleep | message gone, also if nobody processed it: at most once |
 //!
-//! No index is written by two processes, so nothing is ever repaired. Indices are 64 bits and
-//! never wrap in practice (58 years at 10 ns a message); the arithmetic is modulo 2^64 anyway.
+//! Indices are 63 bits and do not wrap (292 years at 1 ns a message); one beyond is corrupt.
 
 mod consumer;
+mod frames;
 mod producer;
 mod ready;
 
 use core::alloc::Layout;
 use core::marker::PhantomData;
-use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 use bytemuck::{AnyBitPattern, NoUninit};
-use multiprocess_core::atomic::UnsafeCell;
-use multiprocess_core::{AttachError, CreateError, LayoutHash, Place, Region, ShmSafe, View};
+use multiprocess_core::{
+    AttachError, CreateError, LayoutHash, Memory, Peers, Place, Region, ShmSafe, View,
+};
 
+use self::frames::Frames;
 use crate::control::{Control, Kind, VERSION};
+use crate::endpoint::{Claim, Endpoint, Side, Start};
 #[cfg(feature = "std")]
 use crate::{ChannelError, Home, Housed};
 
@@ -56,10 +73,10 @@ pub trait Message: ShmSafe + AnyBitPattern + NoUninit {}
 
 impl<T: ShmSafe + AnyBitPattern + NoUninit> Message for T {}
 
-/// A slot. Accessed by the producer while it is free and by the consumer while it is full.
-type Slot<T> = UnsafeCell<MaybeUninit<T>>;
+/// The largest index.
+const MAX_INDEX: u64 = u64::MAX >> 1;
 
-/// The shared state of a ring of `T`: control block (see the README) and slots.
+/// The shared state of a ring of `T`: control block (see the README) and frames of slots.
 ///
 /// A [`Place`]: use it to put a ring into memory of your own; [`channel`] makes one in a
 /// segment. The configuration is the capacity in messages, rounded up to a power of two.
@@ -93,12 +110,14 @@ pub struct Ring<T> {
 impl<T: Message> Ring<T> {
     pub(crate) const KIND: Kind = Kind {
         number: 1,
-        layout: LayoutHash::of("spsc")
+        layout: LayoutHash::of("spsc in frames")
             .mix(VERSION as u64)
             .mix(size_of::<T>() as u64)
             .mix(align_of::<T>() as u64)
             .mix(T::LAYOUT.bits()),
-        unit: Layout::new::<Slot<T>>(),
+        unit: Frames::<T>::LAYOUT,
+        per_unit: Frames::<T>::COUNT,
+        max_index: MAX_INDEX,
         step: 1,
         min_capacity: 1,
         shadow: 0,
@@ -126,14 +145,10 @@ unsafe impl<T: Message> Place for Ring<T> {
         const { Self::FITS };
         // SAFETY: the caller vouches that nobody else uses the bytes.
         unsafe { Self::KIND.init(region, *capacity)? };
-        // Slots of a real build need no initialisation; those of a model do.
-        if core::mem::needs_drop::<Slot<T>>() || size_of::<Slot<T>>() != size_of::<T>() {
-            let slots = slots::<T>(region);
-            for i in 0..Self::KIND.capacity(*capacity)? as usize {
-                // SAFETY: `init` above checked the region for that many slots.
-                unsafe { slots.add(i).write(Slot::<T>::new(MaybeUninit::zeroed())) };
-            }
-        }
+        let capacity = Self::KIND.capacity(*capacity)?;
+        // SAFETY: `init` above checked the region for the control block and that many frames; the
+        // caller vouches as before.
+        unsafe { Frames::<T>::new(body(region.base()), capacity).init() };
         Ok(())
     }
 
@@ -142,10 +157,46 @@ unsafe impl<T: Message> Place for Ring<T> {
     }
 }
 
-/// The slots of a ring in a region that holds one.
-fn slots<T>(region: Region<'_>) -> NonNull<Slot<T>> {
-    // SAFETY: callers have checked the region for a control block at least.
-    unsafe { region.base().add(size_of::<Control>()) }.cast()
+/// What lies behind the control block.
+///
+/// # Safety
+///
+/// There must be one at `base`.
+unsafe fn body(base: NonNull<u8>) -> NonNull<u8> {
+    // SAFETY: by the word of the caller.
+    unsafe { base.add(size_of::<Control>()) }
+}
+
+/// An end that was claimed.
+struct Attached<T, S: Side, M: Memory, P: Peers> {
+    endpoint: Endpoint<S, M, P>,
+    start: Start,
+    frames: Frames<T>,
+}
+
+/// Claims an end of the ring in `memory`.
+fn attach<T: Message, S: Side, M: Memory, P: Peers>(
+    memory: M,
+    peers: P,
+    claim: &Claim,
+) -> Result<Attached<T, S, M, P>, AttachError> {
+    let kind = &Ring::<T>::KIND;
+    let (endpoint, start) =
+        Endpoint::attach(memory, peers, kind, claim, |body, capacity, tail| {
+            // SAFETY: the region was checked for frames for that capacity, and is there during this call.
+            unsafe { Frames::<T>::new(body, capacity) }.published(tail)
+        })?;
+    // SAFETY: as above; the frames are kept beside the endpoint, and it keeps the memory.
+    let frames = unsafe { Frames::new(endpoint.body(), start.capacity) };
+    Ok(Attached {
+        endpoint,
+        start,
+        frames,
+    })
+}
+
+fn statistics<T: Message>(control: &Control, frames: &Frames<T>) -> Statistics {
+    Statistics::of_messages(control, size_of::<T>(), |tail| frames.published(tail))
 }
 
 impl<T: Message> Ring<T> {
@@ -170,9 +221,12 @@ impl<T: Message> Ring<T> {
     /// [`AttachError`], for whatever is wrong with the bytes.
     pub fn statistics<'a>(view: impl Into<View<'a>>) -> Result<Statistics, AttachError> {
         let view = view.into();
-        Self::KIND.validate(view)?;
-        let size = size_of::<T>() as u64;
-        Ok(Statistics::of(Control::of(view)?, Some(size)))
+        let capacity = Self::KIND.validate(view)?;
+        let control = Control::of(view)?;
+        // SAFETY: the view was checked for a control block and frames for that capacity; of those only
+        // the signs are looked at.
+        let frames = unsafe { Frames::<T>::new(body(view.base()), capacity) };
+        Ok(statistics(control, &frames))
     }
 }
 

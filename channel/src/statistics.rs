@@ -1,6 +1,6 @@
 //! What has gone through a single-writer ring, as anybody who can read it sees it.
 
-use multiprocess_core::atomic::Ordering::Relaxed;
+use multiprocess_core::atomic::Ordering::{Acquire, Relaxed};
 
 use crate::control::Control;
 
@@ -31,36 +31,56 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    /// `message`: bytes of each, if the indices count messages.
-    pub(crate) fn of(control: &Control, message: Option<u64>) -> Self {
+    /// Of a ring whose indices count messages of `size` bytes; `published` makes the tail out of the one
+    /// that was told.
+    pub(crate) fn of_messages(
+        control: &Control,
+        size: usize,
+        published: impl Fn(u64) -> u64,
+    ) -> Self {
+        let size = size as u64;
+        // The consumer first: it is never ahead of a producer that is read later.
+        // Acquire pairs with the Release store in `store_index`.
+        let received = control.consumer.progress.index.load(Acquire);
+        let sent = published(control.producer.progress.index.load(Acquire));
+        Self {
+            sent,
+            received,
+            bytes_sent: sent.wrapping_mul(size),
+            bytes_received: received.wrapping_mul(size),
+            ..Self::of_ends(control)
+        }
+    }
+
+    /// Of a ring whose indices count bytes.
+    pub(crate) fn of_records(control: &Control) -> Self {
         let (producer, consumer) = (&control.producer, &control.consumer);
         // The consumer first: it is never ahead of a producer that is read later.
-        let (given_back, records_out) =
-            (consumer.index.load(Relaxed), consumer.records.load(Relaxed));
-        let (published, records_in) =
-            (producer.index.load(Relaxed), producer.records.load(Relaxed));
+        let (given_back, records_out) = (
+            consumer.progress.index.load(Relaxed),
+            consumer.progress.records.load(Relaxed),
+        );
+        let (published, records_in) = (
+            producer.progress.index.load(Relaxed),
+            producer.progress.records.load(Relaxed),
+        );
+        Self {
+            sent: records_in,
+            received: records_out,
+            bytes_sent: published,
+            bytes_received: given_back,
+            ..Self::of_ends(control)
+        }
+    }
+
+    fn of_ends(control: &Control) -> Self {
+        let (producer, consumer) = (&control.producer, &control.consumer);
         let high_water = producer.high_water.load(Relaxed);
-        let moved = match message {
-            Some(size) => Self {
-                sent: published,
-                received: given_back,
-                bytes_sent: published.wrapping_mul(size),
-                bytes_received: given_back.wrapping_mul(size),
-                ..Self::default()
-            },
-            None => Self {
-                sent: records_in,
-                received: records_out,
-                bytes_sent: published,
-                bytes_received: given_back,
-                ..Self::default()
-            },
-        };
         Self {
             high_water: high_water.max(consumer.high_water.load(Relaxed)),
             producer_waits: producer.waits.load(Relaxed),
             consumer_waits: consumer.waits.load(Relaxed),
-            ..moved
+            ..Self::default()
         }
     }
 }

@@ -190,18 +190,25 @@ pub(crate) fn disarm(doorbell: &AtomicU32, token: u32) -> bool {
 /// The waking half: called after the Release store of an index. `true` if the peer has closed.
 #[inline(always)]
 pub(crate) fn ring(doorbell: &AtomicU32, light: bool) -> bool {
+    let seen = look(doorbell, light);
+    seen != SILENT && answer(doorbell, seen)
+}
+
+/// Steps 6 and 7: what is in the doorbell.
+#[inline(always)]
+pub(crate) fn look(doorbell: &AtomicU32, light: bool) -> u32 {
     // Dekker, waker's half: pairs with the fences in `Waiter::announce`.
     if light {
         asymmetric::light();
     } else {
         fence(SeqCst);
     }
-    let seen = doorbell.load(Relaxed);
-    seen != SILENT && answer(doorbell, seen)
+    doorbell.load(Relaxed)
 }
 
+/// Steps 8 to 10 for what was `seen`, which is not `SILENT`. `true` if the peer has closed.
 #[cold]
-fn answer(doorbell: &AtomicU32, seen: u32) -> bool {
+pub(crate) fn answer(doorbell: &AtomicU32, seen: u32) -> bool {
     if seen & GONE != 0 {
         return true;
     }

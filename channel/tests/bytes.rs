@@ -135,8 +135,8 @@ fn scribble(heap: &Heap, offset: usize, value: u64) {
     unsafe { heap.region().base().add(offset).cast::<u64>().write(value) };
 }
 
-const TAIL: usize = 0x80;
-const HEAD: usize = 0x100;
+const TAIL: usize = 0x0c0;
+const HEAD: usize = 0x140;
 const DATA: usize = 0x280;
 const PADDING: u64 = 1 << 32;
 

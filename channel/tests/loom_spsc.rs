@@ -4,7 +4,7 @@
 //! Shown to fail (`.ci/mutants`): the index stored Relaxed, the index loaded Relaxed, the
 //! index stored before the slot is written, the fence of sleeper or waker left out, the close
 //! not waking, the close looked for after the index; a batch published before it is written, or given
-//! back before it is read; a role taken over by a store; with light fences that are nothing: the close
+//! back before it is read, or announced where it ends; a successor that does not look for the tail; a role taken over by a store; with light fences that are nothing: the close
 //! and the index stored Relaxed.
 #![cfg(loom)]
 
@@ -12,15 +12,18 @@ mod common;
 
 use common::Heap;
 use loom::thread;
-use multiprocess_channel::spsc::{Consumer, Producer, Ring};
+use multiprocess_channel::spsc::{Consumer, Message, Producer, Ring};
 use multiprocess_channel::{NoPeers, RecvError, SendError, TryRecvError, TrySendError};
 use multiprocess_core::model::LightIsNothing;
 use multiprocess_core::{ParticipantId, Peers};
 
-type Ends = (Producer<u32, Heap, NoPeers>, Consumer<u32, Heap, NoPeers>);
+/// Has a frame of its own.
+type Single = [u32; 96];
 
-fn ring(capacity: u64) -> Ends {
-    let heap = Heap::holding::<Ring<u32>>(capacity);
+type Ends<T> = (Producer<T, Heap, NoPeers>, Consumer<T, Heap, NoPeers>);
+
+fn ring<T: Message>(capacity: u64) -> Ends<T> {
+    let heap = Heap::holding::<Ring<T>>(capacity);
     (
         Producer::attach(heap.clone(), NoPeers).unwrap(),
         Consumer::attach(heap, NoPeers).unwrap(),
@@ -34,13 +37,16 @@ fn model(preemptions: Option<usize>, f: impl Fn() + Sync + Send + 'static) {
     builder.check(f);
 }
 
-#[test]
-fn messages_arrive_whole_and_in_order_across_the_wrap() {
+/// Three messages through two slots.
+fn across_the_wrap<const N: usize>()
+where
+    [u32; N]: Message,
+{
     model(Some(3), || {
-        let (mut producer, mut consumer) = ring(2);
+        let (mut producer, mut consumer) = ring::<[u32; N]>(2);
         let thread = thread::spawn(move || {
             for i in 1..=3 {
-                while producer.try_push(i).is_err() {
+                while producer.try_push([i; N]).is_err() {
                     thread::yield_now();
                 }
             }
@@ -54,16 +60,22 @@ fn messages_arrive_whole_and_in_order_across_the_wrap() {
                     Err(other) => panic!("{other}"),
                 }
             };
-            assert_eq!(got, i);
+            assert_eq!(got, [i; N]);
         }
         drop(thread.join().unwrap());
     });
 }
 
 #[test]
+fn messages_arrive_whole_and_in_order_across_the_wrap() {
+    across_the_wrap::<7>();
+    across_the_wrap::<96>();
+}
+
+#[test]
 fn full_and_empty_are_told_truly() {
     model(None, || {
-        let (mut producer, mut consumer) = ring(1);
+        let (mut producer, mut consumer) = ring::<u32>(1);
         let thread = thread::spawn(move || {
             let first = producer.try_push(1);
             assert_eq!(first, Ok(()));
@@ -94,7 +106,7 @@ fn full_and_empty_are_told_truly() {
 #[test]
 fn a_sleeping_consumer_is_handed_the_message() {
     model(Some(3), || {
-        let (mut producer, mut consumer) = ring(1);
+        let (mut producer, mut consumer) = ring::<u32>(1);
         let thread = thread::spawn(move || {
             producer.push(7).unwrap();
             producer
@@ -107,7 +119,7 @@ fn a_sleeping_consumer_is_handed_the_message() {
 #[test]
 fn a_sleeping_producer_is_handed_the_room() {
     model(Some(2), || {
-        let (mut producer, mut consumer) = ring(1);
+        let (mut producer, mut consumer) = ring::<u32>(1);
         producer.push(1).unwrap();
         let thread = thread::spawn(move || {
             producer.push(2).unwrap();
@@ -122,7 +134,7 @@ fn a_sleeping_producer_is_handed_the_room() {
 #[test]
 fn close_is_seen_after_the_last_message_and_wakes_the_consumer() {
     model(Some(3), || {
-        let (mut producer, mut consumer) = ring(2);
+        let (mut producer, mut consumer) = ring::<u32>(2);
         let thread = thread::spawn(move || producer.push(7).unwrap());
         assert_eq!(consumer.pop(), Ok(7));
         assert_eq!(consumer.pop(), Err(RecvError::Disconnected));
@@ -133,7 +145,7 @@ fn close_is_seen_after_the_last_message_and_wakes_the_consumer() {
 #[test]
 fn close_of_the_consumer_wakes_the_producer() {
     model(Some(3), || {
-        let (mut producer, consumer) = ring(1);
+        let (mut producer, consumer) = ring::<u32>(1);
         producer.push(1).unwrap();
         let thread = thread::spawn(move || drop(consumer));
         assert_eq!(producer.push(2), Err(SendError::Disconnected(2)));
@@ -141,14 +153,18 @@ fn close_of_the_consumer_wakes_the_producer() {
     });
 }
 
-#[test]
-fn a_light_publisher_orders_message_and_close() {
-    model(None, || {
+/// As many messages as the ring holds at once, all but the first of them light.
+fn light<const N: usize>(count: u32)
+where
+    [u32; N]: Message,
+{
+    model(None, move || {
         let _light = LightIsNothing::new();
-        let (mut producer, mut consumer) = ring(2);
+        let (mut producer, mut consumer) = ring::<[u32; N]>(4);
         let thread = thread::spawn(move || {
-            assert_eq!(producer.try_push(7), Ok(()));
-            assert_eq!(producer.try_push(8), Ok(())); // light by now
+            for i in 1..=count {
+                assert_eq!(producer.try_push([i; N]), Ok(()));
+            }
         });
         let mut got = Vec::new();
         loop {
@@ -159,17 +175,31 @@ fn a_light_publisher_orders_message_and_close() {
                 Err(other) => panic!("{other}"),
             }
         }
-        assert_eq!(got, [7, 8]);
+        assert!((1..=count).map(|i| [i; N]).eq(got));
         thread.join().unwrap();
     });
 }
 
 #[test]
-fn batches_arrive_whole_and_in_order_across_the_wrap() {
+fn a_light_publisher_orders_message_and_close() {
+    light::<1>(2);
+}
+
+#[test]
+fn a_light_publisher_orders_messages_of_several_frames() {
+    light::<96>(3);
+}
+
+/// Three messages in batches through two slots.
+fn batches_across_the_wrap<const N: usize>()
+where
+    [u32; N]: Message,
+{
     model(Some(3), || {
-        let (mut producer, mut consumer) = ring(2);
+        let (mut producer, mut consumer) = ring::<[u32; N]>(2);
         let thread = thread::spawn(move || {
-            let mut rest = [1, 2, 3].as_slice();
+            let messages = [[1; N], [2; N], [3; N]];
+            let mut rest = messages.as_slice();
             while !rest.is_empty() {
                 match producer.try_push_slice(rest) {
                     Ok(sent) => rest = &rest[sent..],
@@ -179,8 +209,8 @@ fn batches_arrive_whole_and_in_order_across_the_wrap() {
             }
             producer
         });
-        let mut got: Vec<u32> = Vec::new();
-        let mut batch = [0_u32; 2];
+        let mut got: Vec<[u32; N]> = Vec::new();
+        let mut batch = [[0; N]; 2];
         while got.len() < 3 {
             match consumer.try_pop_slice(&mut batch) {
                 Ok(count) => got.extend(&batch[..count]),
@@ -188,9 +218,15 @@ fn batches_arrive_whole_and_in_order_across_the_wrap() {
                 Err(other) => panic!("{other}"),
             }
         }
-        assert_eq!(got, [1, 2, 3]);
+        assert_eq!(got, [[1; N], [2; N], [3; N]]);
         drop(thread.join().unwrap());
     });
+}
+
+#[test]
+fn batches_arrive_whole_and_in_order_across_the_wrap() {
+    batches_across_the_wrap::<7>();
+    batches_across_the_wrap::<96>();
 }
 
 /// A participant by number; those from 90 on are dead.
@@ -235,5 +271,33 @@ fn of_two_successors_one_gets_the_end() {
         assert_eq!(consumer.try_pop(), Ok(1));
         assert_eq!(consumer.try_pop(), Ok(if first.is_some() { 3 } else { 2 }));
         assert_eq!(consumer.try_pop(), Err(TryRecvError::Empty));
+    });
+}
+
+#[test]
+fn a_successor_finds_the_rest_of_a_batch_while_more_is_sent() {
+    model(Some(3), || {
+        let heap = Heap::holding::<Ring<Single>>(4);
+        let mut producer = Producer::<Single, _, _>::attach(heap.clone(), Process(1)).unwrap();
+        let mut dead = Consumer::<Single, _, _>::attach(heap.clone(), Process(90)).unwrap();
+        producer.push_slice(&[[1; 96], [2; 96]]).unwrap();
+        assert_eq!(dead.try_pop(), Ok([1; 96]));
+        std::mem::forget(dead);
+        let thread = thread::spawn(move || {
+            producer.push_slice(&[[3; 96], [4; 96]]).unwrap();
+            producer
+        });
+        let mut consumer = Consumer::<Single, _, _>::attach(heap, Process(2)).unwrap();
+        for i in 2..=4 {
+            let got = loop {
+                match consumer.try_pop() {
+                    Ok(got) => break got,
+                    Err(TryRecvError::Empty) => thread::yield_now(),
+                    Err(other) => panic!("{other}"),
+                }
+            };
+            assert_eq!(got, [i; 96]);
+        }
+        drop(thread.join().unwrap());
     });
 }

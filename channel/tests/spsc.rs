@@ -6,7 +6,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::Heap;
-use multiprocess_channel::spsc::{Consumer, Producer, Ring, channel};
+use multiprocess_channel::spsc::{Consumer, Message, Producer, Ring, channel};
 use multiprocess_channel::{
     ChannelError, NoPeers, RecvError, SendError, TryRecvError, TrySendError,
 };
@@ -204,8 +204,8 @@ fn a_ring_that_lies_about_itself_is_refused() {
     };
     assert_eq!(refused(0, 0), AttachError::BadMagic { found: 0 });
     assert!(matches!(
-        refused(8, 3),
-        AttachError::Version { found: 3, .. }
+        refused(8, 4),
+        AttachError::Version { found: 4, .. }
     ));
     for capacity in [0, 3, 5, u64::MAX, 1 << 41] {
         let error = refused(0x10, capacity);
@@ -216,25 +216,131 @@ fn a_ring_that_lies_about_itself_is_refused() {
         assert!(matches!(error, AttachError::Truncated { .. }), "{error:?}");
     }
     for index in [5, u64::MAX] {
-        let error = refused(0x80, index);
+        let error = refused(0xc0, index);
         assert_eq!(error, AttachError::Corrupt { field: "index" });
     }
 }
+
+/// Where the first frame begins, with its sign; the only one of a small ring of u64.
+const SIGN: usize = 0x280;
 
 #[test]
 fn indices_of_a_hostile_peer_are_corrupt_and_nothing_worse() {
     for index in [5, 1 << 20, 1 << 62, 1 << 63] {
         let heap = Heap::holding::<Ring<u64>>(4);
         let mut consumer = Consumer::<u64, _, _>::attach(heap.clone(), NoPeers).unwrap();
-        scribble(&heap, 0x80, index);
+        scribble(&heap, SIGN, index);
         assert_eq!(consumer.try_pop(), Err(TryRecvError::Corrupt));
         assert_eq!(consumer.pop(), Err(RecvError::Corrupt));
+        drop(consumer);
+        let error = Producer::<u64, _, _>::attach(heap, NoPeers).unwrap_err();
+        assert_eq!(error, AttachError::Corrupt { field: "index" });
 
         let heap = Heap::holding::<Ring<u64>>(4);
         let mut producer = Producer::<u64, _, _>::attach(heap.clone(), NoPeers).unwrap();
-        scribble(&heap, 0x100, index);
+        scribble(&heap, 0x140, index);
         assert_eq!(producer.try_push(1), Err(TrySendError::Corrupt(1)));
         assert_eq!(producer.push(1), Err(SendError::Corrupt(1)));
+    }
+}
+
+#[test]
+fn an_index_that_would_wrap_is_refused() {
+    let heap = Heap::holding::<Ring<u64>>(4);
+    for word in [0xc0, 0x140] {
+        scribble(&heap, word, u64::MAX / 2 + 1);
+    }
+    let error = Consumer::<u64, _, _>::attach(heap, NoPeers).unwrap_err();
+    assert_eq!(error, AttachError::Corrupt { field: "index" });
+}
+
+/// Sends numbers in batches of all lengths through a ring of messages of `N` bytes, and receives them in
+/// batches of other lengths.
+fn batches_of<const N: usize>()
+where
+    [u8; N]: Message,
+{
+    let (mut producer, mut consumer) = channel::<[u8; N]>(64).unwrap();
+    let message = |number: u32| std::array::from_fn(|i| number.to_le_bytes()[i % 4] ^ i as u8);
+    let (mut sent, mut received) = (0, 0);
+    for round in 0..300 {
+        let batch: Vec<[u8; N]> = (sent..sent + round % 65).map(message).collect();
+        sent += producer.try_push_slice(&batch).unwrap_or(0) as u32;
+        let mut target = vec![[0; N]; (round * 7 % 66) as usize];
+        let count = consumer.try_pop_slice(&mut target).unwrap_or(0);
+        for got in &target[..count] {
+            assert_eq!(*got, message(received), "{N} bytes, number {received}");
+            received += 1;
+        }
+        assert_eq!(consumer.len(), u64::from(sent - received));
+    }
+    assert!(received > 1000);
+}
+
+#[test]
+fn batches_of_messages_of_any_size_come_whole_and_in_order() {
+    batches_of::<1>();
+    batches_of::<7>();
+    batches_of::<8>();
+    batches_of::<28>();
+    batches_of::<29>();
+    batches_of::<64>();
+    batches_of::<256>();
+    batches_of::<512>();
+}
+
+/// Two of them are a frame.
+type Pair = [u64; 3];
+
+const NUMBERS: [Pair; 5] = [[0; 3], [1; 3], [2; 3], [3; 3], [4; 3]];
+
+#[test]
+fn a_successor_finds_the_rest_of_a_batch() {
+    for taken in 0..5 {
+        let heap = Heap::holding::<Ring<Pair>>(8);
+        let mut producer = Producer::<Pair, _, _>::attach(heap.clone(), NoPeers).unwrap();
+        let mut dead = Consumer::<Pair, _, _>::attach(heap.clone(), NoPeers).unwrap();
+        producer.push_slice(&NUMBERS).unwrap();
+        for number in &NUMBERS[..taken] {
+            assert_eq!(dead.pop(), Ok(*number));
+        }
+        std::mem::forget(dead); // as a kill would
+        // SAFETY: the former consumer is forgotten.
+        let mut consumer = unsafe { Consumer::<Pair, _, _>::take_over(heap, NoPeers).unwrap() };
+        for number in &NUMBERS[taken..] {
+            assert_eq!(consumer.try_pop(), Ok(*number));
+        }
+        producer.push([5; 3]).unwrap();
+        assert_eq!(consumer.try_pop(), Ok([5; 3]));
+        assert_eq!(consumer.try_pop(), Err(TryRecvError::Empty));
+    }
+}
+
+#[test]
+fn a_successor_finds_what_was_published_and_not_told() {
+    for taken in 0..5 {
+        let heap = Heap::holding::<Ring<Pair>>(8);
+        let mut dead = Producer::<Pair, _, _>::attach(heap.clone(), NoPeers).unwrap();
+        let mut other = Consumer::<Pair, _, _>::attach(heap.clone(), NoPeers).unwrap();
+        dead.push_slice(&NUMBERS).unwrap();
+        for number in &NUMBERS[..taken] {
+            assert_eq!(other.pop(), Ok(*number));
+        }
+        std::mem::forget((dead, other));
+        scribble(&heap, 0xc0, 0); // killed between steps 3 and 4
+        // SAFETY: the former ends are forgotten.
+        let (mut consumer, mut producer) = unsafe {
+            (
+                Consumer::<Pair, _, _>::take_over(heap.clone(), NoPeers).unwrap(),
+                Producer::<Pair, _, _>::take_over(heap, NoPeers).unwrap(),
+            )
+        };
+        assert_eq!(producer.position(), 5);
+        producer.push([5; 3]).unwrap();
+        for number in NUMBERS[taken..].iter().chain(&[[5; 3]]) {
+            assert_eq!(consumer.try_pop(), Ok(*number));
+        }
+        assert_eq!(consumer.try_pop(), Err(TryRecvError::Empty));
     }
 }
 

@@ -91,11 +91,13 @@ impl<M: Memory, P: Peers> Consumer<M, P> {
     }
 
     pub(crate) fn claim(memory: M, peers: P, claim: &Claim) -> Result<Self, AttachError> {
-        let (endpoint, capacity, head) = Endpoint::attach(memory, peers, &Ring::KIND, claim)?;
+        let (endpoint, start) =
+            Endpoint::attach(memory, peers, &Ring::KIND, claim, |_, _, tail| tail)?;
+        let head = start.head;
         Ok(Self {
             records: endpoint.records(),
             endpoint,
-            capacity,
+            capacity: start.capacity,
             head,
             tail: Cell::new(head),
         })
@@ -321,7 +323,7 @@ impl<M: Memory, P: Peers> Consumer<M, P> {
                 Err(TryRecvError::Empty) => {}
                 Err(error) => return Err(error.into()),
             }
-            self.endpoint.wait_for_peer(self.tail.get(), deadline)?;
+            self.endpoint.wait_for_index(self.tail.get(), deadline)?;
         }
     }
 
@@ -369,7 +371,7 @@ impl<M: Memory, P: Peers> Consumer<M, P> {
 
     /// What has gone through the ring.
     pub fn statistics(&self) -> Statistics {
-        Statistics::of(self.endpoint.control(), None)
+        Statistics::of_records(self.endpoint.control())
     }
 
     /// What the ring lies in.

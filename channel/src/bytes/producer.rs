@@ -7,7 +7,7 @@ use core::ops::{Deref, DerefMut};
 use multiprocess_core::{AttachError, Deadline, Memory, Peers, Timeout};
 
 use super::{HEADER, PADDING, Ring, record_size, shadow, write_header};
-use crate::endpoint::{Claim, Endpoint, ProducerSide};
+use crate::endpoint::{Claim, Endpoint, ProducerSide, Start};
 use crate::{Home, ReserveError, Statistics, TryReserveError};
 
 /// Writes records into a byte ring. There is one per ring; dropping it disconnects.
@@ -81,7 +81,9 @@ impl<M: Memory, P: Peers> Producer<M, P> {
     }
 
     pub(crate) fn claim(memory: M, peers: P, claim: &Claim) -> Result<Self, AttachError> {
-        let (endpoint, capacity, tail) = Endpoint::attach(memory, peers, &Ring::KIND, claim)?;
+        let (endpoint, start) =
+            Endpoint::attach(memory, peers, &Ring::KIND, claim, |_, _, tail| tail)?;
+        let Start { capacity, tail, .. } = start;
         Ok(Self {
             records: endpoint.records(),
             endpoint,
@@ -273,7 +275,7 @@ impl<M: Memory, P: Peers> Producer<M, P> {
                 Err(TryReserveError::Full) => {}
                 Err(error) => return Err(final_error(error)),
             }
-            self.endpoint.wait_for_peer(self.head.get(), deadline)?;
+            self.endpoint.wait_for_index(self.head.get(), deadline)?;
         }
     }
 
@@ -349,7 +351,7 @@ impl<M: Memory, P: Peers> Producer<M, P> {
 
     /// What has gone through the ring.
     pub fn statistics(&self) -> Statistics {
-        Statistics::of(self.endpoint.control(), None)
+        Statistics::of_records(self.endpoint.control())
     }
 
     /// What the ring lies in.

@@ -2,12 +2,12 @@
 
 use core::cell::Cell;
 use core::fmt;
-use core::ptr::NonNull;
 
-use multiprocess_core::spin::prefetch;
+use multiprocess_core::atomic::Ordering::Acquire;
 use multiprocess_core::{AttachError, Deadline, Memory, Peers, Timeout};
 
-use super::{Message, Ring, Slot};
+use super::frames::{Frames, Spot};
+use super::{Attached, Message};
 use crate::endpoint::{Claim, ConsumerSide, Endpoint};
 use crate::{Home, RecvError, Statistics, TryRecvError};
 
@@ -50,14 +50,19 @@ use crate::{Home, RecvError, Statistics, TryRecvError};
 /// A child that uses its parent's consumer makes two consumers of one: do not.
 pub struct Consumer<T, M: Memory = Home, P: Peers = Home> {
     pub(super) endpoint: Endpoint<ConsumerSide, M, P>,
-    slots: NonNull<Slot<T>>,
+    frames: Frames<T>,
+    /// Where `head` is.
+    spot: Spot,
     capacity: u64,
     /// Our index: the next message to be read.
     pub(super) head: u64,
-    /// The first index that is not known to be published.
+    /// The first index that is not known to be published: the end of a publication.
     pub(super) limit: Cell<u64>,
     /// `limit` once we publish with light fences; `head` before: then there is no fast path.
     light_limit: Cell<u64>,
+    /// The capacity once we are light; 0 before, and when this end is no longer ours: then a sign is
+    /// only looked at by `look`.
+    reach: Cell<u64>,
     /// A message was copied by `peek` and not given back yet.
     peeked: u64,
 }
@@ -94,14 +99,21 @@ impl<T: Message, M: Memory, P: Peers> Consumer<T, M, P> {
     }
 
     pub(crate) fn claim(memory: M, peers: P, claim: &Claim) -> Result<Self, AttachError> {
-        let (endpoint, capacity, head) = Endpoint::attach(memory, peers, &Ring::<T>::KIND, claim)?;
-        Ok(Self {
-            slots: endpoint.body().cast(),
+        let Attached {
             endpoint,
-            capacity,
+            start,
+            frames,
+        } = super::attach(memory, peers, claim)?;
+        let head = start.head;
+        Ok(Self {
+            spot: frames.spot(head),
+            frames,
+            endpoint,
+            capacity: start.capacity,
             head,
-            limit: Cell::new(head),
+            limit: Cell::new(start.tail),
             light_limit: Cell::new(head),
+            reach: Cell::new(0),
             peeked: head.wrapping_sub(1),
         })
     }
@@ -113,7 +125,7 @@ impl<T: Message, M: Memory, P: Peers> Consumer<T, M, P> {
     /// [`TryRecvError`].
     #[inline]
     pub fn try_pop(&mut self) -> Result<T, TryRecvError> {
-        if self.head != self.light_limit.get() {
+        if self.finds_light() {
             let value = self.read();
             self.advance_light();
             return Ok(value);
@@ -143,7 +155,7 @@ impl<T: Message, M: Memory, P: Peers> Consumer<T, M, P> {
     /// [`RecvError`].
     #[inline]
     pub fn pop_timeout(&mut self, timeout: impl Into<Timeout>) -> Result<T, RecvError> {
-        if self.head != self.light_limit.get() {
+        if self.finds_light() {
             let value = self.read();
             self.advance_light();
             return Ok(value);
@@ -199,7 +211,7 @@ impl<T: Message, M: Memory, P: Peers> Consumer<T, M, P> {
         Ok(self.read_slice(target))
     }
 
-    /// Steps 6 to 8 for as many messages as `target` has room for and we know of.
+    /// Steps 7 to 9 for as many messages as `target` has room for and we know of.
     #[inline]
     fn read_slice(&mut self, target: &mut [T]) -> usize {
         let there = self.limit.get().wrapping_sub(self.head);
@@ -207,28 +219,13 @@ impl<T: Message, M: Memory, P: Peers> Consumer<T, M, P> {
         if count == 0 {
             return 0;
         }
-        let start = self.head & (self.capacity - 1);
-        let to_end = (self.capacity - start).min(count);
         let (target, _) = target.split_at_mut(count as usize);
-        let (first, wrapped) = target.split_at_mut(to_end as usize);
-        self.read_run(start as usize, first);
-        self.read_run(0, wrapped);
-        self.head = self.head.wrapping_add(count);
+        for place in target.iter_mut() {
+            *place = self.read();
+            self.step();
+        }
         self.give_back();
         target.len()
-    }
-
-    /// Step 6 for slots `from` and on. Only called for published ones that do not reach past the
-    /// ring's end.
-    #[inline(always)]
-    fn read_run(&self, from: usize, target: &mut [T]) {
-        for (offset, place) in target.iter_mut().enumerate() {
-            // SAFETY: the caller vouches that `from + offset < capacity`, for which the region was
-            // checked at attach.
-            let slot = unsafe { self.slots.add(from + offset).as_ref() };
-            // SAFETY: as in `read`.
-            *place = slot.with(|slot| unsafe { slot.read().assume_init() });
-        }
     }
 
     /// The messages that are there, until none is.
@@ -281,17 +278,10 @@ impl<T: Message, M: Memory, P: Peers> Consumer<T, M, P> {
         given_back
     }
 
-    #[inline(always)]
-    fn slot(&self, position: u64) -> &Slot<T> {
-        let index = (position & (self.capacity - 1)) as usize;
-        // SAFETY: `index < capacity`, for which the region was checked at attach.
-        unsafe { self.slots.add(index).as_ref() }
-    }
-
-    /// Step 6. Only called while `head` is below `limit`.
+    /// Step 7. Only called while `head` is below `limit`.
     #[inline(always)]
     fn read(&self) -> T {
-        self.slot(self.head).with(|slot| {
+        self.frames.slot(self.spot).with(|slot| {
             // SAFETY: in bounds and aligned. `head < limit <= tail`: the producer published
             // this slot and does not write it before head passes it. Every byte pattern is a
             // valid T, so a producer that cheats sends garbage and nothing worse.
@@ -299,10 +289,16 @@ impl<T: Message, M: Memory, P: Peers> Consumer<T, M, P> {
         })
     }
 
-    /// Steps 7 and 8.
+    #[inline(always)]
+    fn step(&mut self) {
+        self.head = self.head.wrapping_add(1);
+        self.spot = self.frames.after(self.spot);
+    }
+
+    /// Steps 8 and 9.
     #[inline]
     fn advance(&mut self) {
-        self.head = self.head.wrapping_add(1);
+        self.step();
         self.give_back();
     }
 
@@ -315,32 +311,77 @@ impl<T: Message, M: Memory, P: Peers> Consumer<T, M, P> {
         }
     }
 
-    /// Steps 7 and 8 while `head` is below a `limit` that was there before: we are light, too.
+    /// Steps 8 and 9 while `head` is below a `limit` that was there before: we are light, too.
     #[inline(always)]
     fn advance_light(&mut self) {
-        self.head = self.head.wrapping_add(1);
+        self.step();
         let _ = self.endpoint.publish_light(self.head);
     }
 
-    /// Step 5: reloads the producer's index.
+    /// Whether a message is there and we are light: by what we know, or else by step 6.
+    #[inline(always)]
+    fn finds_light(&self) -> bool {
+        if self.head != self.light_limit.get() {
+            return true;
+        }
+        let there = self.sign().wrapping_sub(self.head);
+        // Neither nothing nor more than the ring holds.
+        let found = there.wrapping_sub(1) < self.reach.get();
+        if found {
+            let is_whole = self.spot.at + there >= Frames::<T>::COUNT;
+            let there = if is_whole { self.look_on(there) } else { there };
+            self.know(self.head.wrapping_add(there));
+        }
+        found
+    }
+
+    /// How many messages are there, if it is more than `there`, the rest of a frame: then it is worth
+    /// while to know of many at once.
+    #[inline(always)]
+    fn look_on(&self, there: u64) -> u64 {
+        // Acquire: as in `sign`.
+        let sign = self.frames.distant_sign(self.spot).load(Acquire);
+        let further = sign.wrapping_sub(self.head);
+        // Of another lap, it is at most head.
+        let there = if further <= self.reach.get() {
+            there.max(further)
+        } else {
+            there
+        };
+        self.endpoint.own().note_level(there);
+        there
+    }
+
+    /// Messages are known up to `tail`, and we are light.
+    #[inline(always)]
+    fn know(&self, tail: u64) {
+        self.limit.set(tail);
+        self.light_limit.set(tail);
+    }
+
+    /// What the sign at head says. Unchecked: a peer may write anything.
+    #[inline(always)]
+    pub(super) fn sign(&self) -> u64 {
+        // Acquire pairs with the Release store in `Producer::announce`.
+        self.frames.sign(self.spot).load(Acquire)
+    }
+
+    /// Step 6: reloads the tail.
     #[cold]
     fn look(&mut self) -> Result<(), TryRecvError> {
         if !self.endpoint.is_open() {
             return Err(TryRecvError::Disconnected);
         }
         self.endpoint.lighten();
-        // The message's line is asked for together with the index's, not after it.
-        prefetch(self.slot(self.head));
-        let mut tail = self.endpoint.peer_index();
-        if tail == self.head {
-            if self.endpoint.peer_is_gone() {
-                // What was published before the close is seen.
-                tail = self.endpoint.peer_index();
-                if tail == self.head {
-                    return Err(TryRecvError::Disconnected);
-                }
-            } else {
+        let mut tail = self.sign();
+        if tail <= self.head {
+            if !self.endpoint.peer_is_gone() {
                 return Err(TryRecvError::Empty);
+            }
+            // What was published before the close is seen.
+            tail = self.sign();
+            if tail <= self.head {
+                return Err(TryRecvError::Disconnected);
             }
         }
         let there = tail.wrapping_sub(self.head);
@@ -350,7 +391,8 @@ impl<T: Message, M: Memory, P: Peers> Consumer<T, M, P> {
         self.endpoint.own().note_level(there);
         self.limit.set(tail);
         if self.endpoint.is_light() {
-            self.light_limit.set(tail);
+            self.know(tail);
+            self.reach.set(self.capacity);
         }
         Ok(())
     }
@@ -365,8 +407,10 @@ impl<T: Message, M: Memory, P: Peers> Consumer<T, M, P> {
                 Err(TryRecvError::Corrupt) => return Err(RecvError::Corrupt),
                 Err(TryRecvError::Empty) => {}
             }
-            // Empty means that tail was head.
-            self.endpoint.wait_for_peer(self.head, deadline)?;
+            let (frames, spot, head) = (self.frames, self.spot, self.head);
+            // Acquire: as in `sign`.
+            let moved = || frames.sign(spot).load(Acquire) > head;
+            self.endpoint.wait_until(moved, deadline)?;
         }
     }
 
@@ -383,7 +427,9 @@ impl<T: Message, M: Memory, P: Peers> Consumer<T, M, P> {
 
     /// Messages in the ring, at the moment of asking.
     pub fn len(&self) -> u64 {
-        self.endpoint.len(self.capacity).unwrap_or(0)
+        let tail = self.frames.published(self.endpoint.peer_index());
+        let len = tail.wrapping_sub(self.head);
+        if len <= self.capacity { len } else { 0 }
     }
 
     /// Whether the ring holds no message, at the moment of asking.
@@ -404,8 +450,8 @@ impl<T: Message, M: Memory, P: Peers> Consumer<T, M, P> {
     }
 
     fn forget_messages(&self) {
-        self.limit.set(self.head);
-        self.light_limit.set(self.head);
+        self.know(self.head);
+        self.reach.set(0);
     }
 
     /// Spins at most `pauses` pauses before it sleeps; 0 sleeps at once.
@@ -418,7 +464,7 @@ impl<T: Message, M: Memory, P: Peers> Consumer<T, M, P> {
 
     /// What has gone through the ring.
     pub fn statistics(&self) -> Statistics {
-        Statistics::of(self.endpoint.control(), Some(size_of::<T>() as u64))
+        super::statistics(self.endpoint.control(), &self.frames)
     }
 
     /// What the ring lies in.

@@ -3,12 +3,13 @@
 use core::cell::Cell;
 use core::fmt;
 use core::mem::MaybeUninit;
-use core::ptr::NonNull;
 
+use multiprocess_core::atomic::Ordering::Release;
 use multiprocess_core::{AttachError, Deadline, Memory, Peers, Timeout};
 
-use super::{Message, Ring, Slot};
-use crate::endpoint::{Claim, Endpoint, ProducerSide};
+use super::frames::{Frames, Spot};
+use super::{Attached, Message};
+use crate::endpoint::{Claim, Endpoint, ProducerSide, Start};
 use crate::waiter::GaveUp;
 use crate::{Home, SendError, Statistics, TrySendError};
 
@@ -42,15 +43,20 @@ use crate::{Home, SendError, Statistics, TrySendError};
 /// A child that uses its parent's producer makes two producers of one: do not.
 pub struct Producer<T, M: Memory = Home, P: Peers = Home> {
     pub(super) endpoint: Endpoint<ProducerSide, M, P>,
-    slots: NonNull<Slot<T>>,
+    frames: Frames<T>,
+    /// Where `tail` is.
+    spot: Spot,
     pub(super) capacity: u64,
     /// Our index: the next message to be written.
     pub(super) tail: u64,
     /// The first index that is not known to be free. `tail` itself once we must not push.
     pub(super) limit: Cell<u64>,
+    /// The capacity once we are light; 0 before, and once we must not push: then the consumer's index is
+    /// only looked at by `make_room`.
+    reach: Cell<u64>,
 }
 
-// SAFETY: the slots lie in the endpoint's memory, which moves along; messages are plain data.
+// SAFETY: the frames lie in the endpoint's memory, which moves along; messages are plain data.
 unsafe impl<T: Message, M: Memory + Send, P: Peers + Send> Send for Producer<T, M, P> {}
 
 impl<T: Message, M: Memory, P: Peers> Producer<T, M, P> {
@@ -81,13 +87,20 @@ impl<T: Message, M: Memory, P: Peers> Producer<T, M, P> {
     }
 
     pub(crate) fn claim(memory: M, peers: P, claim: &Claim) -> Result<Self, AttachError> {
-        let (endpoint, capacity, tail) = Endpoint::attach(memory, peers, &Ring::<T>::KIND, claim)?;
+        let Attached {
+            endpoint,
+            start,
+            frames,
+        } = super::attach(memory, peers, claim)?;
+        let Start { capacity, tail, .. } = start;
         Ok(Self {
-            slots: endpoint.body().cast(),
+            spot: frames.spot(tail),
+            frames,
             endpoint,
             capacity,
             tail,
             limit: Cell::new(tail),
+            reach: Cell::new(0),
         })
     }
 
@@ -100,7 +113,7 @@ impl<T: Message, M: Memory, P: Peers> Producer<T, M, P> {
     /// [`TrySendError`], with the value.
     #[inline]
     pub fn try_push(&mut self, value: T) -> Result<(), TrySendError<T>> {
-        if self.tail != self.limit.get() {
+        if self.finds_room() {
             self.write_light(value);
             return Ok(());
         }
@@ -136,7 +149,7 @@ impl<T: Message, M: Memory, P: Peers> Producer<T, M, P> {
         value: T,
         timeout: impl Into<Timeout>,
     ) -> Result<(), SendError<T>> {
-        if self.tail != self.limit.get() {
+        if self.finds_room() {
             self.write_light(value);
             return Ok(());
         }
@@ -222,7 +235,7 @@ impl<T: Message, M: Memory, P: Peers> Producer<T, M, P> {
         }
     }
 
-    /// Steps 2 to 4 for as many of `values` as the room that we know of.
+    /// Steps 2 to 5 for as many of `values` as the room that we know of.
     #[inline]
     fn write_slice(&mut self, values: &[T]) -> usize {
         let free = self.limit.get().wrapping_sub(self.tail);
@@ -230,64 +243,84 @@ impl<T: Message, M: Memory, P: Peers> Producer<T, M, P> {
         if count == 0 {
             return 0;
         }
-        let start = self.tail & (self.capacity - 1);
-        let to_end = (self.capacity - start).min(count);
         let (values, _) = values.split_at(count as usize);
-        let (first, wrapped) = values.split_at(to_end as usize);
-        self.fill_run(start as usize, first);
-        self.fill_run(0, wrapped);
-        self.tail = self.tail.wrapping_add(count);
+        let start = self.spot;
+        for value in values {
+            self.fill(*value);
+        }
+        self.announce(start);
         if self.endpoint.publish(self.tail) || !self.endpoint.is_light() {
-            self.limit.set(self.tail);
+            self.stop();
         }
         values.len()
     }
 
-    /// Step 2 for slots `from` and on. Only called for free ones that do not reach past the ring's end.
-    #[inline(always)]
-    fn fill_run(&mut self, from: usize, values: &[T]) {
-        for (offset, value) in values.iter().enumerate() {
-            // SAFETY: the caller vouches that `from + offset < capacity`, for which the region was
-            // checked at attach.
-            let slot = unsafe { self.slots.add(from + offset).as_ref() };
-            slot.with_mut(|slot| {
-                // SAFETY: as in `fill`.
-                unsafe { slot.write(MaybeUninit::new(*value)) }
-            });
-        }
-    }
-
-    /// Steps 2 to 4, after `make_room`.
+    /// Steps 2 to 5, after `make_room`.
     #[inline]
     fn write(&mut self, value: T) {
+        let start = self.spot;
         self.fill(value);
+        self.announce(start);
         // Without light fences there is no fast path: every push comes by `make_room`.
         if self.endpoint.publish(self.tail) || !self.endpoint.is_light() {
-            self.limit.set(self.tail);
+            self.stop();
         }
     }
 
-    /// Steps 2 to 4 while `tail` is below `limit`, which means that we are light, too.
+    /// Steps 2 to 5 while `tail` is below `limit`, which means that we are light, too.
     #[inline(always)]
     fn write_light(&mut self, value: T) {
+        let start = self.spot;
         self.fill(value);
-        if self.endpoint.publish_light(self.tail) {
-            self.limit.set(self.tail); // the consumer has closed: find out in `make_room`
+        self.announce(start);
+        if self.spot.at == 0 {
+            self.endpoint.store_index(self.tail);
+        }
+        if self.endpoint.wake_light(self.tail) {
+            self.stop(); // the consumer has closed: find out in `make_room`
         }
     }
 
     /// Step 2. Only called while `tail` is below `limit`.
     #[inline(always)]
     fn fill(&mut self, value: T) {
-        let index = (self.tail & (self.capacity - 1)) as usize;
-        // SAFETY: `index < capacity`, for which the region was checked at attach.
-        let slot = unsafe { self.slots.add(index).as_ref() };
-        slot.with_mut(|slot| {
+        self.frames.slot(self.spot).with_mut(|slot| {
             // SAFETY: in bounds and aligned. `tail < limit <= head + capacity`: the consumer
-            // has given this slot back, and will not look at it before tail passes it.
+            // has given this slot back, and will not look at it before a sign passes it.
             unsafe { slot.write(MaybeUninit::new(value)) }
         });
         self.tail = self.tail.wrapping_add(1);
+        self.spot = self.frames.after(self.spot);
+    }
+
+    /// Step 3 for what lies from `start` to `tail`.
+    #[inline(always)]
+    fn announce(&self, start: Spot) {
+        // Release pairs with the Acquire load in `Consumer::sign`.
+        self.frames.sign(start).store(self.tail, Release);
+    }
+
+    /// Whether there is room and we are light: by what we know, or else by step 1.
+    #[inline(always)]
+    fn finds_room(&self) -> bool {
+        if self.tail != self.limit.get() {
+            return true;
+        }
+        let head = self.endpoint.peer_index();
+        // Neither full nor fuller than that.
+        let used = self.tail.wrapping_sub(head);
+        let found = used < self.reach.get();
+        if found {
+            self.endpoint.own().note_level(used);
+            self.limit.set(head.wrapping_add(self.capacity));
+        }
+        found
+    }
+
+    /// The next push goes by `make_room`.
+    fn stop(&self) {
+        self.limit.set(self.tail);
+        self.reach.set(0);
     }
 
     /// Step 1: reloads the consumer's index.
@@ -310,6 +343,9 @@ impl<T: Message, M: Memory, P: Peers> Producer<T, M, P> {
             return Err(NoRoom::Full);
         }
         self.limit.set(head.wrapping_add(self.capacity));
+        if self.endpoint.is_light() {
+            self.reach.set(self.capacity);
+        }
         Ok(())
     }
 
@@ -324,7 +360,7 @@ impl<T: Message, M: Memory, P: Peers> Producer<T, M, P> {
             }
             // Full means that head was tail - capacity.
             let seen = self.tail.wrapping_sub(self.capacity);
-            match self.endpoint.wait_for_peer(seen, deadline) {
+            match self.endpoint.wait_for_index(seen, deadline) {
                 Ok(()) => {}
                 Err(GaveUp::Timeout) => return Err(Stop::Timeout),
                 Err(GaveUp::Abandoned) => return Err(Stop::Disconnected),
@@ -346,7 +382,8 @@ impl<T: Message, M: Memory, P: Peers> Producer<T, M, P> {
 
     /// Messages in the ring, at the moment of asking.
     pub fn len(&self) -> u64 {
-        self.endpoint.len(self.capacity).unwrap_or(0)
+        let len = self.tail.wrapping_sub(self.endpoint.peer_index());
+        if len <= self.capacity { len } else { 0 }
     }
 
     /// Whether the ring holds no message, at the moment of asking.
@@ -363,7 +400,7 @@ impl<T: Message, M: Memory, P: Peers> Producer<T, M, P> {
     /// dropping does the same.
     pub fn close(&mut self) {
         self.endpoint.close();
-        self.limit.set(self.tail);
+        self.stop();
     }
 
     /// Spins at most `pauses` pauses before it sleeps; 0 sleeps at once.
@@ -376,7 +413,7 @@ impl<T: Message, M: Memory, P: Peers> Producer<T, M, P> {
 
     /// What has gone through the ring.
     pub fn statistics(&self) -> Statistics {
-        Statistics::of(self.endpoint.control(), Some(size_of::<T>() as u64))
+        super::statistics(self.endpoint.control(), &self.frames)
     }
 
     /// What the ring lies in.
@@ -391,7 +428,7 @@ impl<T: Message, M: Memory, P: Peers> Producer<T, M, P> {
 
     #[cfg(feature = "serde")]
     pub(crate) fn give_away(&self) -> bool {
-        self.limit.set(self.tail); // the next push finds out in `make_room`
+        self.stop(); // the next push finds out in `make_room`
         self.endpoint.give_away()
     }
 }

@@ -29,7 +29,7 @@ use super::{Consumer, Message, Producer};
 impl<T: Message, M: Memory, P: Peers> Source for Consumer<T, M, P> {
     fn is_ready(&self) -> bool {
         self.head != self.limit.get()
-            || self.endpoint.peer_index() != self.head
+            || self.sign() > self.head
             || self.endpoint.peer_is_gone()
             || !self.endpoint.is_open()
     }

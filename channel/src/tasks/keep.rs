@@ -60,7 +60,7 @@ impl<S: Side, M: Memory> SideKeep<S, M> {
     }
 
     fn peer_index(&self) -> &AtomicU64 {
-        &S::peer(self.control()).index
+        &S::peer(self.control()).progress.index
     }
 }
 

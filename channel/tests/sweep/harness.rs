@@ -50,8 +50,8 @@ const PATIENCE: Duration = Duration::from_secs(8);
 const SEEN: usize = 0;
 
 /// Where the control block (channel/README.md) keeps its two indices.
-const TAIL: usize = 0x080;
-const HEAD: usize = 0x100;
+const TAIL: usize = 0x0c0;
+const HEAD: usize = 0x140;
 
 fn index(region: Region<'_>, offset: usize) -> u64 {
     // SAFETY: inside the control block of a ring, aligned, and accessed atomically by all.

@@ -5,8 +5,9 @@ use std::time::Duration;
 use multiprocess_channel::{NoPeers, RecvError, TryRecvError, bytes, spsc};
 use multiprocess_core::{Peers, Place, Region};
 
-/// A message of eight words, all made from its number, so that a torn one shows.
-const WORDS: usize = 8;
+/// A message of so many words, all made from its number, so that a torn one shows. Two of them are a frame
+/// of `spsc`.
+const WORDS: usize = 3;
 
 fn fill(number: u64) -> [u64; WORDS] {
     std::array::from_fn(|i| {
