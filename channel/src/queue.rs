@@ -189,7 +189,8 @@ impl<T> Queue<T> {
         Self::over(home, shape)
     }
 
-    /// Values that nobody has got, at the moment of asking. Walks the ring.
+    /// Values that nobody has got, at the moment of asking, and `maxsize` at most: a job that comes back
+    /// to a full queue makes one more than is told. Walks the ring.
     pub fn len(&self) -> u64 {
         self.shared.onlooker().map_or(0, |onlooker| onlooker.len())
     }
@@ -201,7 +202,7 @@ impl<T> Queue<T> {
 
     /// Whether it has as many values as it may, at the moment of asking.
     pub fn is_full(&self) -> bool {
-        self.len() >= self.maxsize()
+        self.len() == self.maxsize()
     }
 
     /// The most values that it may have.

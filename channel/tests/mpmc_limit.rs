@@ -94,3 +94,24 @@ fn however_it_is_filled_and_emptied_it_never_has_more_than_its_limit() {
     }
     assert!(sent > 10_000);
 }
+
+#[test]
+fn what_the_dead_had_comes_on_top_of_the_limit_and_is_not_told() {
+    let config = Config::new(16).limit(4).endpoints(ENDPOINTS);
+    let memory = Heap::holding::<Ring<u64>>(config);
+    let mut sender = Sender::<u64, _, _>::attach(memory.clone(), Someone(1)).unwrap();
+    let mut dead = Receiver::<u64, _, _>::attach(memory.clone(), Someone(9)).unwrap();
+    let mut receiver = Receiver::<u64, _, _>::attach(memory, Someone(2)).unwrap();
+    for message in 0..6 {
+        sender.try_send(message).unwrap();
+        if message < 2 {
+            std::mem::forget(dead.take().unwrap());
+        }
+    }
+    std::mem::forget(dead);
+    assert_eq!((sender.len(), sender.try_send(6)), (4, Err(TrySendError::Full(6))));
+    assert_eq!(receiver.recover().orphans, 2);
+    assert_eq!((sender.len(), receiver.len()), (4, 4));
+    assert_eq!(receiver.drain().count(), 6);
+    assert!(receiver.is_empty());
+}

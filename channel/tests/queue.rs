@@ -225,6 +225,22 @@ fn a_job_is_done_once_it_says_so() {
 }
 
 #[test]
+fn a_job_that_comes_back_to_a_full_queue_is_one_more_than_it_tells() {
+    let jobs = JoinableQueue::bounded(2).unwrap();
+    jobs.put(0).unwrap();
+    let back = jobs.get().unwrap();
+    assert!(!jobs.is_full());
+    jobs.put(1).unwrap();
+    jobs.put(2).unwrap();
+    back.give_up();
+    assert_eq!((jobs.len(), jobs.is_full()), (2, true));
+    let mut done: Vec<u32> = (0..3).map(|_| *jobs.get().unwrap()).collect();
+    done.sort_unstable();
+    assert_eq!(done, [0, 1, 2]);
+    assert!(jobs.is_empty() && !jobs.is_full());
+}
+
+#[test]
 fn a_job_of_a_thread_that_panics_goes_to_another() {
     let jobs = JoinableQueue::bounded(8).unwrap();
     jobs.put("large ".repeat(100)).unwrap();

@@ -196,15 +196,20 @@ impl<T: Message> Parts<T> {
         Some(unsafe { self.seats.add(usize::from(number)).as_ref() })
     }
 
-    /// Messages that are there to be received, at the moment of asking. Walks the ring.
+    /// Messages that are there to be received, at the moment of asking. Walks the ring. No more than the
+    /// limit: those that come back from the dead are on top of it, and a walk beside others is no snapshot.
     pub(super) fn len(&self) -> u64 {
-        (0..self.capacity)
+        let there = (0..self.capacity)
             .filter(|&index| {
                 // Acquire: what is told is not older than the caller's last message.
                 let bits = self.slot(Ticket::new(index)).word.load(Acquire);
                 matches!(Word::from_bits(bits).state, State::Ready | State::Orphan)
             })
-            .count() as u64
+            .count() as u64;
+        match self.limit {
+            0 => there,
+            limit => there.min(limit),
+        }
     }
 
     #[inline(always)]
