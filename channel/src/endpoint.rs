@@ -460,10 +460,11 @@ impl<S: Side, M: Memory, P: Peers> Endpoint<S, M, P> {
         ring(S::peer_doorbell(self.control()), false);
     }
 
-    /// The end belongs to whoever receives it from now on; `false` if it is not ours to give.
+    /// The end belongs to whoever receives it from now on; `false` if it is not ours to give: a forked
+    /// child's copy gives nothing of its parent's away.
     #[cfg(feature = "serde")]
     pub(crate) fn give_away(&self) -> bool {
-        if !self.is_open() {
+        if !self.is_open() || generation() != self.generation {
             return false;
         }
         let role = &self.own().role;

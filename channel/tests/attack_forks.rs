@@ -280,3 +280,43 @@ fn what_a_child_has_inherited_is_not_its_parents() {
     let test = "what_a_child_has_inherited_is_not_its_parents";
     assert!(Child::run(test, "parent", &[]).wait().success());
 }
+
+/// A forked child cannot send its parent's ends away: the parent still has them.
+#[cfg(feature = "serde")]
+#[test]
+fn what_a_child_has_inherited_it_cannot_send() {
+    use multiprocess_shm::transfer;
+
+    if child::role().is_some() {
+        let (mut push, mut pop) = spsc::channel::<u64>(4).unwrap();
+        let (mut write, mut read) = bytes::channel(64).unwrap();
+        // SAFETY: one thread that matters.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let sent = [
+                transfer::collect_parcel(|| postcard::to_stdvec(&push).is_ok()),
+                transfer::collect_parcel(|| postcard::to_stdvec(&pop).is_ok()),
+                transfer::collect_parcel(|| postcard::to_stdvec(&write).is_ok()),
+                transfer::collect_parcel(|| postcard::to_stdvec(&read).is_ok()),
+            ];
+            let bad = sent.iter().any(|(sent, _)| *sent);
+            // What was not sent is told to the parcels, which must not take it for lost either.
+            drop((sent, push, pop, write, read));
+            // SAFETY: ends the child.
+            unsafe { libc::_exit(i32::from(bad)) };
+        }
+        let mut status = 0;
+        // SAFETY: our child.
+        unsafe { libc::waitpid(child, &raw mut status, 0) };
+        assert_eq!(status, 0, "sent by a child");
+        push.push(1).unwrap();
+        assert_eq!(pop.pop(), Ok(1));
+        write.push(&[7]).unwrap();
+        let mut byte = [0];
+        assert_eq!((read.try_pop_into(&mut byte), byte), (Ok(1), [7]));
+        return;
+    }
+    let _watchdog = Watchdog::seconds(60);
+    let test = "what_a_child_has_inherited_it_cannot_send";
+    assert!(Child::run(test, "parent", &[]).wait().success());
+}
