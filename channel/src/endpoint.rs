@@ -451,12 +451,13 @@ impl<S: Side, M: Memory, P: Peers> Endpoint<S, M, P> {
         if generation() != self.generation {
             return; // a forked child's copy
         }
+        // Where the peer looks with every message that it publishes: it is to look at our role. Comes
+        // first: once the role is closed a successor may have it, and sleep on this doorbell. Until then
+        // the peer finds the role open, and goes on; killed here, we are dead with an open role.
+        S::own_doorbell(self.control()).store(GONE, Relaxed);
         let role = &self.own().role;
-        // Release pairs with the Acquire load in `peer_is_gone`. Comes first: it is what
-        // counts if we are killed before the next line.
+        // Release pairs with the Acquire load in `peer_is_gone`, and with that in `claim`.
         role.store(role.load(Relaxed) | CLOSED, Release);
-        // The peer looks at our doorbell with every message it publishes anyway.
-        S::own_doorbell(self.control()).store(GONE, Release);
         ring(S::peer_doorbell(self.control()), false);
     }
 

@@ -42,7 +42,7 @@ use crate::control::{End, LIGHT};
 // |---|---|---|---|
 // | SILENT | the owner is awake | creator, owner (5), peer (9) | owner (1) |
 // | 1 .. GONE-1 | token: the owner sleeps or is about to | owner (1) | owner (5), peer (9) |
-// | GONE | the owner has closed its end | owner | takeover |
+// | GONE | the owner closes its end: its role tells whether it has | owner, before it closes | takeover |
 pub(crate) const SILENT: u32 = 0;
 pub(crate) const GONE: u32 = 1 << 31;
 

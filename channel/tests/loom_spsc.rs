@@ -4,8 +4,9 @@
 //! Shown to fail (`.ci/mutants`): the index stored Relaxed, the index loaded Relaxed, the
 //! index stored before the slot is written, the fence of sleeper or waker left out, the close
 //! not waking, the close looked for after the index; a batch published before it is written, or given
-//! back before it is read, or announced where it ends; a successor that does not look for the tail; a role taken over by a store; with light fences that are nothing: the close
-//! and the index stored Relaxed.
+//! back before it is read, or announced where it ends; a successor that does not look for the tail; a
+//! role taken over by a store; the doorbell given up after the role; with light fences that are nothing:
+//! the close, the index and the sign stored Relaxed.
 #![cfg(loom)]
 
 mod common;
@@ -299,5 +300,28 @@ fn a_successor_finds_the_rest_of_a_batch_while_more_is_sent() {
             assert_eq!(got, [i; 96]);
         }
         drop(thread.join().unwrap());
+    });
+}
+
+/// The end is another's from the close on, its doorbell too: what is asleep there is woken.
+#[test]
+fn who_takes_over_a_closed_end_is_woken() {
+    model(Some(2), || {
+        let heap = Heap::holding::<Ring<u32>>(1);
+        let mut producer = Producer::<u32, _, _>::attach(heap.clone(), NoPeers).unwrap();
+        let consumer = Consumer::<u32, _, _>::attach(heap.clone(), NoPeers).unwrap();
+        let closing = thread::spawn(move || drop(consumer));
+        while !producer.is_disconnected() {
+            thread::yield_now();
+        }
+        // SAFETY: its owner has closed it.
+        let mut successor = unsafe { Consumer::<u32, _, _>::take_over(heap, NoPeers).unwrap() };
+        let sending = thread::spawn(move || {
+            producer.push(7).unwrap();
+            producer
+        });
+        assert_eq!(successor.pop(), Ok(7));
+        drop(sending.join().unwrap());
+        closing.join().unwrap();
     });
 }

@@ -109,7 +109,10 @@ fn what_the_dead_had_comes_on_top_of_the_limit_and_is_not_told() {
         }
     }
     std::mem::forget(dead);
-    assert_eq!((sender.len(), sender.try_send(6)), (4, Err(TrySendError::Full(6))));
+    assert_eq!(
+        (sender.len(), sender.try_send(6)),
+        (4, Err(TrySendError::Full(6)))
+    );
     assert_eq!(receiver.recover().orphans, 2);
     assert_eq!((sender.len(), receiver.len()), (4, 4));
     assert_eq!(receiver.drain().count(), 6);
