@@ -26,13 +26,6 @@ impl<E: Send> Spare<E> {
         self.take_front().or_else(|| self.others().pop())
     }
 
-    fn take_front(&self) -> Option<Box<E>> {
-        // Acquire pairs with the Release of `keep`: the last user's writes come before ours.
-        let front = self.front.swap(std::ptr::null_mut(), Acquire);
-        // SAFETY: a pointer in front came from `Box::into_raw` and is taken away by one.
-        (!front.is_null()).then(|| unsafe { Box::from_raw(front) })
-    }
-
     pub(super) fn keep(&self, place: Box<E>) {
         let place = Box::into_raw(place);
         // Release pairs with the Acquire of `take_front`; Acquire with the Release of an earlier `keep`.
@@ -48,12 +41,17 @@ impl<E: Send> Spare<E> {
     }
 }
 
+impl<E> Spare<E> {
+    fn take_front(&self) -> Option<Box<E>> {
+        // Acquire pairs with the Release of `keep`: the last user's writes come before ours.
+        let front = self.front.swap(std::ptr::null_mut(), Acquire);
+        // SAFETY: a pointer in front came from `Box::into_raw` and is taken away by one.
+        (!front.is_null()).then(|| unsafe { Box::from_raw(front) })
+    }
+}
+
 impl<E> Drop for Spare<E> {
     fn drop(&mut self) {
-        let front = std::mem::replace(self.front.get_mut(), std::ptr::null_mut());
-        if !front.is_null() {
-            // SAFETY: as in `take_front`.
-            drop(unsafe { Box::from_raw(front) });
-        }
+        drop(self.take_front());
     }
 }
