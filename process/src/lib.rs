@@ -84,6 +84,37 @@ pub use view2d::{ShapeError, View2d, View2dMut};
 /// Plain data: the traits that [`Plain`] is made of, and their derives.
 pub use bytemuck;
 pub use multiprocess_channel::queue::{Job, JoinableQueue, Queue, QueueConfig, SimpleQueue};
+/// The ends of rings in async code, on any executor (feature `async`): a worker process that sends, and a
+/// task that awaits it.
+///
+/// ```
+/// use multiprocess::tasks::{Async, Reactor};
+/// use multiprocess::{Context, mpmc};
+///
+/// fn work(mut results: mpmc::Sender<u64>) {
+///     results.send(42).unwrap();
+/// }
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     multiprocess::init();
+///     let reactor = Reactor::new();
+///     let runner = reactor.clone();
+///     let thread = std::thread::spawn(move || runner.run());
+///
+///     let (sender, receiver) = mpmc::channel::<u64>(16)?;
+///     let worker = Context::default().spawn(work, sender)?;
+///     let mut results = Async::new(receiver, &reactor)?;
+///     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+///     assert_eq!(runtime.block_on(results.recv())?, 42);
+///     worker.join()?;
+///
+///     reactor.stop();
+///     thread.join().unwrap();
+///     Ok(())
+/// }
+/// ```
+#[cfg(feature = "async")]
+pub use multiprocess_channel::tasks;
 pub use multiprocess_channel::{self as channel, broadcast, bytes, loan, mpmc, spsc};
 pub use multiprocess_core::copy::RacyCell;
 pub use multiprocess_core::{
