@@ -44,6 +44,7 @@ mod held;
 #[cfg(feature = "std")]
 mod home;
 mod lent;
+mod ready;
 mod receiver;
 mod sample;
 mod sender;

@@ -9,8 +9,9 @@ use std::thread;
 use std::time::Duration;
 
 use common::Heap;
+use multiprocess_channel::loan::LoanError;
 use multiprocess_channel::{
-    NoPeers, TryRecvError, TryReserveError, TrySendError, broadcast, bytes, mpmc, spsc,
+    NoPeers, TryRecvError, TryReserveError, TrySendError, broadcast, bytes, loan, mpmc, spsc,
 };
 use multiprocess_core::{ParticipantId, Peers};
 use multiprocess_sync::{Doorbell, Event, Source, WaitError, wait_any, wait_any_with};
@@ -149,6 +150,44 @@ fn ends_of_broadcast() {
     assert_eq!((seated.try_recv(), seated.try_recv()), (Ok(4), Ok(5)));
     drop(becomes_ready(&seated, to_all, broadcast::Sender::close));
     assert_eq!(seated.try_recv(), Err(TryRecvError::Disconnected));
+}
+
+#[test]
+fn ends_of_loan() {
+    let config = loan::Config::new(4, 64 << 10).endpoints(2);
+    let heap = Heap::holding::<loan::Ring>(config);
+    let sender = loan::Sender::attach(heap.clone(), Process(1)).unwrap();
+    let receiver = loan::Receiver::attach(heap, Process(2)).unwrap();
+    let send = |len| sender.try_loan(len).unwrap().try_send().is_ok();
+    let take = |it: &mut loan::Receiver<_, _>| it.take().unwrap().release();
+
+    // For a place in the ring.
+    assert!(ready(&sender, None));
+    while send(1) {}
+    let receiver = becomes_ready(&sender, receiver, take);
+    assert!(send(1));
+    while let Ok(sample) = receiver.try_take() {
+        sample.release();
+    }
+
+    // For a block, though there are places; of the size that was refused.
+    assert!(send(4096));
+    let mut loans = Vec::new();
+    while let Ok(loan) = sender.try_loan(4096) {
+        loans.push(loan);
+    }
+    let receiver = becomes_ready(&sender, receiver, take);
+    loans.push(sender.try_loan(4096).unwrap());
+    loans.pop().unwrap().try_send().unwrap();
+    assert_eq!(sender.try_loan(32 << 10).err(), Some(LoanError::Exhausted));
+    receiver.take().unwrap().release();
+    assert!(!ready(&sender, Some(MOMENT)), "the block is too small");
+    drop(loans);
+    assert!(ready(&sender, None));
+    let half = sender.try_loan(32 << 10).unwrap();
+    assert!(sender.try_loan(48 << 10).is_err());
+    becomes_ready(&sender, receiver, loan::Receiver::close);
+    drop(half);
 }
 
 /// One whose other is dead.

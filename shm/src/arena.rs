@@ -67,6 +67,7 @@ mod hints;
 mod large;
 mod layout;
 mod recover;
+mod room;
 #[cfg(feature = "std")]
 mod shared;
 mod small;
@@ -84,6 +85,14 @@ use words::{Chunk, FREE_UNIT, SHARED_SLOT, UNIT, class_of, units_of};
 
 /// The largest alignment of a block.
 const MAX_ALIGN: usize = 128;
+
+/// The kind of block that a layout needs.
+enum Fitting {
+    /// Of a size class.
+    Small(u32),
+    /// So many chunks.
+    Large(u32),
+}
 
 /// This process's way to the blocks of an arena in shared memory.
 ///
@@ -177,6 +186,18 @@ impl<M: Memory, P: Peers> Arena<M, P> {
         if me.is_anonymous() || me.slot() == SHARED_SLOT {
             return Err(AllocError::NotAParticipant);
         }
+        let found = match self.fitting(layout)? {
+            Fitting::Small(class) => self.allocate_small(class, me),
+            Fitting::Large(chunks) => self.allocate_large(chunks, me),
+        };
+        found.ok_or(AllocError::NoSpace {
+            requested: layout.size(),
+        })
+    }
+
+    /// What kind of block `layout` needs.
+    #[inline]
+    fn fitting(&self, layout: Layout) -> Result<Fitting, AllocError> {
         if layout.size() == 0 {
             return Err(AllocError::Empty);
         }
@@ -185,9 +206,6 @@ impl<M: Memory, P: Peers> Arena<M, P> {
                 requested: layout.align(),
             });
         }
-        let no_space = AllocError::NoSpace {
-            requested: layout.size(),
-        };
         let units = layout.size().div_ceil(UNIT);
         // Every second unit is aligned to 128, and classes of even size are all there are of above 8.
         let units = if layout.align() > UNIT {
@@ -196,14 +214,15 @@ impl<M: Memory, P: Peers> Arena<M, P> {
             units
         };
         let Ok(units) = u32::try_from(units) else {
-            return Err(no_space);
+            return Err(AllocError::NoSpace {
+                requested: layout.size(),
+            });
         };
-        let found = if units <= self.chunk_units() / 2 {
-            self.allocate_small(class_of(units), me)
+        Ok(if units <= self.chunk_units() / 2 {
+            Fitting::Small(class_of(units))
         } else {
-            self.allocate_large(units.div_ceil(self.chunk_units()), me)
-        };
-        found.ok_or(no_space)
+            Fitting::Large(units.div_ceil(self.chunk_units()))
+        })
     }
 
     /// Gives a block back.

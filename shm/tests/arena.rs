@@ -294,6 +294,36 @@ fn random_traces_agree_with_a_model() {
 }
 
 #[test]
+fn there_is_room_for_what_can_be_allocated() {
+    let arena = arena(1 << 18);
+    let mut random = Random(7);
+    let (mut held, mut refused) = (Vec::new(), 0);
+    for _ in 0..20_000 {
+        let size = match random.below(10) {
+            0 => random.below(1 << 17),
+            _ => random.below(9000),
+        };
+        let align = 64 << random.below(2);
+        let layout = Layout::from_size_align(size as usize + 1, align).unwrap();
+        let has_room = arena.has_room(layout);
+        let allocated = arena.allocate(layout);
+        assert_eq!(has_room, allocated.is_ok(), "{layout:?}");
+        match allocated {
+            Ok(block) => held.push(block),
+            Err(_) => {
+                refused += 1;
+                for _ in 0..random.below(4) {
+                    let at = random.below(held.len() as u64 + 1) as usize;
+                    held.drain(at..(at + 3).min(held.len()))
+                        .for_each(|block| arena.free(block).unwrap());
+                }
+            }
+        }
+    }
+    assert!(refused > 100 && !arena.has_room(bytes(0)));
+}
+
+#[test]
 fn threads_and_participants_never_get_the_same_bytes() {
     let _watchdog = Watchdog::seconds(120);
     let memory = segment(1 << 21);

@@ -6,7 +6,6 @@ use core::mem::ManuallyDrop;
 
 use multiprocess_core::{Deadline, Memory, Peers, Timeout};
 use multiprocess_shm::ArenaStatistics;
-use multiprocess_sync::{Armed, Source};
 
 use super::held::Held;
 use super::{AttachRingError, Home, MAX_LEN, Recovered, Reference, Sample, Statistics};
@@ -211,26 +210,6 @@ impl<M: Memory, P: Peers> Receiver<M, P> {
     /// Who we are.
     pub fn peers(&self) -> &P {
         self.blocks.arena().peers()
-    }
-}
-
-/// Ready when a message is there, or none can come any more; as an
-/// [`mpmc::Receiver`](crate::mpmc::Receiver).
-impl<M: Memory, P: Peers> Source for Receiver<M, P> {
-    fn is_ready(&self) -> bool {
-        self.blocks.ring().is_ready()
-    }
-
-    fn arm(&self) -> Armed<'_> {
-        self.blocks.ring().arm()
-    }
-
-    fn pass_on(&self) {
-        self.blocks.ring().pass_on();
-    }
-
-    fn recheck(&self) {
-        self.recover();
     }
 }
 

@@ -1,7 +1,7 @@
 //! The sending end.
 
 use core::alloc::Layout;
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use core::fmt;
 
 use multiprocess_core::{Deadline, Memory, Peers, Timeout};
@@ -40,6 +40,8 @@ pub struct Sender<M: Memory = Home, P: Peers = Home> {
     /// Borrowed for single operations, in which nobody comes back here.
     pub(super) ring: RefCell<mpmc::Sender<Reference, Part<M>, P>>,
     pub(super) blocks: Blocks<Reference, M, P>,
+    /// What the last loan was refused for: no such block was free.
+    wanted: Cell<Option<Layout>>,
 }
 
 impl<M: Memory, P: Peers> Sender<M, P> {
@@ -54,8 +56,18 @@ impl<M: Memory, P: Peers> Sender<M, P> {
         P: Clone,
     {
         let (blocks, ring) = Blocks::attach(memory, peers.clone())?;
-        let ring = RefCell::new(mpmc::Sender::attach(ring, peers)?);
-        Ok(Self { ring, blocks })
+        Ok(Self::of(mpmc::Sender::attach(ring, peers)?, blocks))
+    }
+
+    pub(super) fn of(
+        ring: mpmc::Sender<Reference, Part<M>, P>,
+        blocks: Blocks<Reference, M, P>,
+    ) -> Self {
+        Self {
+            ring: RefCell::new(ring),
+            blocks,
+            wanted: Cell::new(None),
+        }
     }
 
     /// Another sender for the same ring.
@@ -136,11 +148,19 @@ impl<M: Memory, P: Peers> Sender<M, P> {
             self.recover();
         };
         match self.blocks.allocate(layout, deadline, recover) {
-            Ok(block) => Ok(Loan {
-                sender: self,
-                held: Held::new(&self.blocks, block, len),
-            }),
-            Err(refused) => Err(self.refusal(refused)),
+            Ok(block) => {
+                self.wanted.set(None);
+                Ok(Loan {
+                    sender: self,
+                    held: Held::new(&self.blocks, block, len),
+                })
+            }
+            Err(refused) => {
+                let error = self.refusal(refused);
+                let is_exhausted = error == LoanError::Exhausted;
+                self.wanted.set(is_exhausted.then_some(layout));
+                Err(error)
+            }
         }
     }
 
@@ -159,6 +179,11 @@ impl<M: Memory, P: Peers> Sender<M, P> {
     fn too_large(&self) -> LoanError {
         let max = self.blocks.arena().config().bytes().min(MAX_LEN as u64) as usize;
         LoanError::TooLarge { max }
+    }
+
+    /// What a wait is for, if not for a place in the ring.
+    pub(super) fn wanted(&self) -> Option<Layout> {
+        self.wanted.get()
     }
 
     /// Nothing more is sent into this ring, by anybody: receivers take what is there and are then

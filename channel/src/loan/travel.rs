@@ -22,8 +22,8 @@ impl<'de> Deserialize<'de> for Sender {
         receive(deserializer, |file, kept| {
             let home = Home::attach::<Ring>(file)?;
             let (blocks, ring) = Blocks::attach(home.clone(), home.clone())?;
-            let ring = RefCell::new(mpmc::Sender::attach_kept(ring, home, kept)?);
-            Ok(Self { ring, blocks })
+            let ring = mpmc::Sender::attach_kept(ring, home, kept)?;
+            Ok(Self::of(ring, blocks))
         })
     }
 }

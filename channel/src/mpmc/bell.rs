@@ -29,6 +29,7 @@ use multiprocess_core::atomic::{
     fence, fence_in_model,
 };
 use multiprocess_core::park::{self, Parked, Patience, WaitEntry};
+use multiprocess_sync::Armed;
 
 // | bits of the word | meaning | who enters | who leaves |
 // |---|---|---|---|
@@ -137,15 +138,19 @@ impl Bell {
         seen
     }
 
+    /// Steps a to c, for who sleeps on other words, too.
+    pub(super) fn arm_unless(&self, is_ready: impl Fn() -> bool) -> Armed<'_> {
+        let armed = self.arm();
+        match is_ready() {
+            true => Armed::Ready,
+            false => Armed::Waiting(WaitEntry::new(&self.0, armed)),
+        }
+    }
+
     /// What is slept on.
     #[cfg(feature = "async")]
     pub(super) fn word(&self) -> &AtomicU32 {
         &self.0
-    }
-
-    /// To sleep on beside other words.
-    pub(super) fn entry(&self, armed: u32) -> WaitEntry<'_> {
-        WaitEntry::new(&self.0, armed)
     }
 
     /// Another sleeper is to look, in place of one that was woken and does not take what is there.

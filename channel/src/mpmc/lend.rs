@@ -9,7 +9,7 @@ use super::done::is_unreleased;
 use super::endpoint::Endpoint;
 use super::layout::Parts;
 use super::table::Recovered;
-use super::words::{Role, State, Ticket, Word};
+use super::words::{State, Ticket, Word};
 use super::{Orphans, Ring};
 use crate::SendError;
 use crate::spsc::Message;
@@ -57,8 +57,7 @@ impl<T: Message, M: Memory> Onlooker<T, M> {
         look: impl Fn() -> Option<R>,
         recover: impl Fn(),
     ) -> Result<R, SendError<()>> {
-        let control = self.parts.control();
-        let bell = &control.rare.memory;
+        let bell = &self.parts.control().rare.memory;
         let mut patience = Patience::new();
         loop {
             let late = deadline.has_passed();
@@ -66,8 +65,7 @@ impl<T: Message, M: Memory> Onlooker<T, M> {
             if let Some(found) = look() {
                 return Ok(found);
             }
-            let is_deserted = !self.parts.is_kept && self.parts.is_deserted(Role::Receiver);
-            if control.receivers.is_closed() || is_deserted {
+            if self.is_sent_in_vain() {
                 return Err(SendError::Disconnected(()));
             }
             if late {
@@ -79,6 +77,26 @@ impl<T: Message, M: Memory> Onlooker<T, M> {
                 Err(errno) => return Err(SendError::System((), errno)),
             }
         }
+    }
+
+    /// Whether nobody takes what is sent.
+    pub(crate) fn is_sent_in_vain(&self) -> bool {
+        self.parts.is_sent_in_vain()
+    }
+
+    /// Announces who waits for memory, unless `is_ready`.
+    pub(crate) fn arm_for_memory(&self, is_ready: impl Fn() -> bool) -> Armed<'_> {
+        self.parts.control().rare.memory.arm_unless(is_ready)
+    }
+
+    /// Announces a sender that waits for a place, unless `is_ready`.
+    pub(crate) fn arm_for_place(&self, is_ready: impl Fn() -> bool) -> Armed<'_> {
+        self.parts.control().senders.arm_unless(is_ready)
+    }
+
+    /// Another sender is to look for a place.
+    pub(crate) fn pass_place_on(&self) {
+        self.parts.control().senders.pass_on();
     }
 
     /// Those who wait for memory are to look: some has become free.

@@ -6,7 +6,6 @@ use multiprocess_sync::{Armed, Source};
 
 use super::claim::has_room;
 use super::layout::Parts;
-use super::sender::is_disconnected;
 use super::words::{Role, State, Word};
 use super::{Receiver, Sender};
 use crate::spsc::Message;
@@ -63,16 +62,16 @@ impl<T: Message> Parts<T> {
 
     pub(super) fn arm(&self) -> Armed<'_> {
         let bell = &self.control().receivers;
-        // Dekker: after this the look, as in `bell.rs`.
-        let seen = bell.arm();
-        if self.is_ready() {
-            return Armed::Ready;
-        }
-        Armed::Waiting(bell.entry(seen))
+        bell.arm_unless(|| self.is_ready())
     }
 
     pub(super) fn pass_on(&self) {
         self.control().receivers.pass_on();
+    }
+
+    /// Whether nobody takes what is sent.
+    pub(super) fn is_sent_in_vain(&self) -> bool {
+        self.control().receivers.is_closed() || !self.is_kept && self.is_deserted(Role::Receiver)
     }
 }
 
@@ -81,17 +80,12 @@ impl<T: Message> Parts<T> {
 /// Among senders of one ring each slot that is given back wakes one waiter, as for receivers.
 impl<T: Message, M: Memory, P: Peers> Source for Sender<T, M, P> {
     fn is_ready(&self) -> bool {
-        has_room(&self.endpoint) || is_disconnected(&self.endpoint) || !self.endpoint.is_open
+        has_room(&self.endpoint) || self.endpoint.parts.is_sent_in_vain() || !self.endpoint.is_open
     }
 
     fn arm(&self) -> Armed<'_> {
         let bell = &self.endpoint.parts.control().senders;
-        // Dekker: after this the look, as in `bell.rs`.
-        let seen = bell.arm();
-        if self.is_ready() {
-            return Armed::Ready;
-        }
-        Armed::Waiting(bell.entry(seen))
+        bell.arm_unless(|| self.is_ready())
     }
 
     fn pass_on(&self) {

@@ -228,7 +228,7 @@ impl<T: Message, M: Memory, P: Peers> Sender<T, M, P> {
 
     /// Whether all receivers are gone, or the ring is closed.
     pub fn is_disconnected(&self) -> bool {
-        !self.endpoint.is_open || is_disconnected(&self.endpoint)
+        !self.endpoint.is_open || self.endpoint.parts.is_sent_in_vain()
     }
 
     /// Messages the ring holds at most.
@@ -285,18 +285,12 @@ fn blocking<T>(error: TrySendError<T>) -> SendError<T> {
     }
 }
 
-pub(super) fn is_disconnected<T: Message, M: Memory, P: Peers>(
-    endpoint: &Endpoint<T, M, P>,
-) -> bool {
-    let receivers = &endpoint.parts.control().receivers;
-    receivers.is_closed() || !endpoint.parts.is_kept && endpoint.parts.is_deserted(Role::Receiver)
-}
-
 /// Whether anything may be sent.
 #[inline(always)]
 fn is_open<T: Message, M: Memory, P: Peers>(endpoint: &mut Endpoint<T, M, P>) -> bool {
     endpoint.is_usable()
-        && !(endpoint.parts.control().receivers.is_gone_or_closed() && is_disconnected(endpoint))
+        && !(endpoint.parts.control().receivers.is_gone_or_closed()
+            && endpoint.parts.is_sent_in_vain())
 }
 
 /// A message was sent.

@@ -135,7 +135,7 @@ impl<M: Memory, P: Peers> Arena<M, P> {
         any
     }
 
-    fn is_empty(&self, chunk: u32) -> bool {
+    pub(super) fn is_empty(&self, chunk: u32) -> bool {
         use multiprocess_core::atomic::{Ordering::SeqCst, fence_in_model};
         fence_in_model();
         let first = (chunk as usize) << self.config.shift();
