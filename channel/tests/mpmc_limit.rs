@@ -118,3 +118,35 @@ fn what_the_dead_had_comes_on_top_of_the_limit_and_is_not_told() {
     assert_eq!(receiver.drain().count(), 6);
     assert!(receiver.is_empty());
 }
+
+#[test]
+fn a_stalled_receiver_that_is_stepped_over_does_not_hide_what_is_untaken() {
+    for limit in [1, 2, 3, 8] {
+        let config = Config::new(16).limit(limit).endpoints(ENDPOINTS);
+        let memory = Heap::holding::<Ring<u64>>(config);
+        let mut sender = Sender::<u64, _, _>::attach(memory.clone(), Someone(1)).unwrap();
+        let mut stalled = Receiver::<u64, _, _>::attach(memory.clone(), Someone(2)).unwrap();
+        let mut receiver = Receiver::<u64, _, _>::attach(memory, Someone(3)).unwrap();
+        sender.try_send(0).unwrap();
+        let in_hand = stalled.try_take().unwrap();
+        let (mut sent, mut taken) = (1, 1);
+        // Lap after lap; by so many at a time that the slot is first, in the middle, and last.
+        for round in 0..100 {
+            while (0..600).any(|_| sender.try_send(sent).is_ok()) {
+                sent += 1;
+                assert!(
+                    sent - taken <= limit,
+                    "{limit}: {} are untaken",
+                    sent - taken
+                );
+            }
+            assert!(sent > taken, "{limit}: nothing can be sent");
+            for _ in 0..=round % (sent - taken) {
+                assert_eq!(receiver.try_recv(), Ok(taken));
+                taken += 1;
+            }
+        }
+        in_hand.release();
+        assert!(receiver.drain().eq(taken..sent));
+    }
+}

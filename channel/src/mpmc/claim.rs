@@ -92,19 +92,26 @@ fn look_at_limit<T: Message, M: Memory, P: Peers>(
 ) -> bool {
     let limit = endpoint.parts.limit;
     let further = (limit / 4).min(AT_A_TIME);
-    let at = |offset: u64| {
-        let ticket = ticket.minus(limit).plus(offset);
+    let at = |ticket: Ticket| {
         // Relaxed: nothing is read because of it.
         let seen = Word::from_bits(endpoint.parts.slot(ticket).word.load(Relaxed));
         (seen.state, seen.ticket.ahead_of(ticket))
     };
-    if let (_, 1..) | (State::Reading, 0) = at(further) {
+    let oldest = ticket.minus(limit);
+    if let (_, 1..) | (State::Reading, 0) = at(oldest.plus(further)) {
         endpoint.room_until.set(ticket.plus(further + 1));
         return false;
     }
-    let (state, ahead) = at(0);
-    let is_untaken = matches!(state, State::Empty | State::Writing | State::Ready);
-    ahead < 0 || ahead == 0 && is_untaken
+    // A slot that was stepped over has no message, and tells nothing of those before it. The slot of a whole
+    // lap ago is our own, which is free.
+    for back in 0..endpoint.parts.capacity - limit {
+        match at(oldest.minus(back)) {
+            (_, 1..) | (State::Reading, 0) => return false,
+            (State::Skip | State::HeldWriting | State::HeldReading | State::Orphan, 0) => {}
+            _ => return true,
+        }
+    }
+    false
 }
 
 fn store_hint<T: Message, M: Memory, P: Peers>(endpoint: &Endpoint<T, M, P>) {
