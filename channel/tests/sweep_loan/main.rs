@@ -9,6 +9,8 @@
 #[path = "../common/in_run.rs"]
 mod in_run;
 mod judge;
+#[path = "../common/sweeps.rs"]
+mod sweeps;
 
 use std::mem::forget;
 use std::ptr::NonNull;
@@ -17,10 +19,10 @@ use std::time::Duration;
 
 use multiprocess_channel::loan::{self, Config as Shape, Loan, Orphans, Receiver, Ring};
 use multiprocess_core::{Peers, Place, Region};
-use multiprocess_testkit::watchdog::Watchdog;
-use multiprocess_testkit::{Config, Control, Env, Mode, Operation, Outcome, Role, Subject, sweep};
+use multiprocess_testkit::{Env, Mode, Operation, Outcome, Role, Subject};
 
 use in_run::{InRun, LongDead, peers};
+use sweeps::{IN_DOUBT, RIVAL, RIVALS, VICTIM, done, note, sweeps, swept, whole};
 
 const CAPACITY: u64 = 8;
 /// One chunk.
@@ -31,16 +33,8 @@ const BLOCKS: usize = BYTES / 128;
 /// Where the slots lie (channel/README.md).
 const SLOTS: usize = 0x80 + 0x300 + 7 * 0x80;
 
-/// The message whose fate is in doubt.
-const IN_DOUBT: u64 = 50;
-/// What a rival sends while the victim stands still: from here on.
-const RIVALS: u64 = 40;
 /// Shorter than any inner bound.
 const AT_ONCE: Duration = Duration::from_micros(1);
-
-/// Notes: the messages that the victim, the rival, or the helper has worked on, a bit for each.
-const VICTIM: usize = 0;
-const RIVAL: usize = 1;
 
 /// A message: its number, all over 16 words.
 type Words = [u64; 16];
@@ -69,11 +63,6 @@ fn number(bytes: &[u8]) -> u64 {
 fn send<P: Peers>(sender: &loan::Sender<Region<'_>, P>, number: u64) -> u64 {
     let sent = written(sender, number).is_some_and(|loan| loan.send_timeout(AT_ONCE).is_ok());
     u64::from(sent)
-}
-
-fn note(control: &Control, who: usize, message: u64) {
-    let seen = control.notes[who].load(Relaxed);
-    control.notes[who].store(seen | 1 << message, Relaxed);
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -115,6 +104,14 @@ impl Op {
 
     fn has_peer(self) -> bool {
         matches!(self, Op::ReleaseWithSleeper | Op::WaitForBlock)
+    }
+
+    /// Who recovers is a victim of its own.
+    fn modes(self) -> Vec<Mode> {
+        match self.has_peer() {
+            true => vec![Mode::Kill],
+            false => vec![Mode::Kill, Mode::Preempt, Mode::PreemptThenKill],
+        }
     }
 
     fn drops(self) -> bool {
@@ -375,50 +372,11 @@ impl Subject for Op {
                 return Err(format!("{} blocks in lap {lap}", loans.len()));
             }
         }
-        for lap in 0..3 {
-            let sent = (0..CAPACITY).take_while(|number| send(&sender, *number) == 1);
-            let sent: Vec<u64> = sent.collect();
-            let came = std::iter::from_fn(|| Some(number(&receiver.try_take().ok()?)));
-            let came: Vec<u64> = came.collect();
-            // The first lap may find slots to be given back.
-            if came != sent || lap > 0 && sent.len() as u64 != CAPACITY {
-                return Err(format!("lap {lap}: {sent:?} were sent, {came:?} came"));
-            }
-        }
-        let again = receiver.recover();
-        if again.endpoints + again.unsent + again.orphans > 0 {
-            return Err(format!("recovered twice: {again:?}"));
-        }
+        let receive = || Some(number(&receiver.try_take().ok()?));
+        whole(CAPACITY, |number| send(&sender, number) == 1, receive)?;
+        done(receiver.recover())?;
         Ok(fate)
     }
-}
-
-/// At every instruction, or wherever the state changes. Who recovers is a victim of its own.
-fn swept(op: Op, at_every_instruction: bool) {
-    let _watchdog = Watchdog::seconds(300);
-    let mut modes = vec![Mode::Kill];
-    if !op.has_peer() {
-        modes.extend([Mode::Preempt, Mode::PreemptThenKill]);
-    }
-    let edges = Config {
-        edges_only: true,
-        modes,
-        ..Config::default()
-    };
-    sweep(&op, &edges).assert_ok();
-    if at_every_instruction {
-        let kills = Config {
-            modes: vec![Mode::Kill],
-            ..Config::default()
-        };
-        sweep(&op, &kills).assert_ok();
-    }
-}
-
-macro_rules! sweeps {
-    ($($name:ident: $op:expr, $all:expr;)*) => {
-        $(#[test] fn $name() { swept($op, $all); })*
-    };
 }
 
 sweeps! {

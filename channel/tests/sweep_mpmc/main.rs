@@ -9,6 +9,8 @@
 #[path = "../common/in_run.rs"]
 mod in_run;
 mod judge;
+#[path = "../common/sweeps.rs"]
+mod sweeps;
 
 use std::mem::forget;
 use std::ptr::NonNull;
@@ -19,8 +21,8 @@ use in_run::{InRun, LongDead, peers};
 use multiprocess_channel::TrySendError;
 use multiprocess_channel::mpmc::{Config as Shape, Receiver, Ring, Sender};
 use multiprocess_core::{Place, Region};
-use multiprocess_testkit::watchdog::Watchdog;
-use multiprocess_testkit::{Config, Control, Env, Mode, Operation, Outcome, Role, Subject, sweep};
+use multiprocess_testkit::{Env, Mode, Operation, Outcome, Role, Subject};
+use sweeps::{HELPER, IN_DOUBT, RIVAL, RIVALS, VICTIM, done, note, sweeps, swept, whole};
 
 const SHAPE: Shape = Shape::new(8).endpoints(7);
 const CAPACITY: u64 = 8;
@@ -28,22 +30,13 @@ const CAPACITY: u64 = 8;
 const SLOTS: usize = 0x300 + 7 * 0x80;
 const STRIDE: usize = 16;
 
-/// The message whose fate is in doubt.
-const IN_DOUBT: u64 = 50;
 /// What a successor sends in its place.
 const SUCCESSORS: u64 = 60;
-/// What a rival sends while the victim stands still: from here on.
-const RIVALS: u64 = 40;
 /// Looks as often as it takes to step over one that stalls, and does not sleep.
 const AT_ONCE: Duration = Duration::ZERO;
 
 /// More than stall at a time.
 const STALLED: u32 = 4;
-
-/// Notes: the messages that the victim, the rival, or the helper has worked on, a bit for each.
-const VICTIM: usize = 0;
-const RIVAL: usize = 1;
-const HELPER: usize = 2;
 
 fn region<'a>(env: &Env<'a>) -> Region<'a> {
     let size = Ring::<u64>::layout(&SHAPE).unwrap().size();
@@ -57,11 +50,6 @@ fn sender<'a>(env: &Env<'a>) -> Sender<u64, Region<'a>, InRun<'a>> {
 
 fn receiver<'a>(env: &Env<'a>) -> Receiver<u64, Region<'a>, InRun<'a>> {
     Receiver::attach(region(env), peers(env)).unwrap()
-}
-
-fn note(control: &Control, who: usize, message: u64) {
-    let seen = control.notes[who].load(Relaxed);
-    control.notes[who].store(seen | 1 << message, Relaxed);
 }
 
 /// A slot's word.
@@ -141,6 +129,18 @@ impl Op {
                 | Op::Close
                 | Op::Leave
         )
+    }
+
+    fn modes(self) -> Vec<Mode> {
+        match self.has_peer() {
+            true => vec![Mode::Kill],
+            false => vec![
+                Mode::Kill,
+                Mode::Preempt,
+                Mode::PreemptThenKill,
+                Mode::RecovererKilled,
+            ],
+        }
     }
 
     /// Slots in the hands of those who stand still.
@@ -406,25 +406,15 @@ impl Subject for Op {
             if !receiver.is_empty() {
                 return Err(format!("{} left after a drain", receiver.len()));
             }
-            // The first lap may find slots to be given back.
-            for lap in 0..3 {
-                let mut sent = 0;
-                let refused = loop {
-                    match sender.try_send(sent) {
-                        Ok(()) => sent += 1,
-                        Err(refused) => break refused,
-                    }
-                };
-                if !matches!(refused, TrySendError::Full(_)) {
-                    return Err(format!("{refused:?} {}", words(env)));
-                }
-                let back: Vec<u64> = receiver.drain().collect();
-                if back != (0..sent).collect::<Vec<_>>() || lap > 0 && sent != CAPACITY {
-                    return Err(format!(
-                        "lap {lap}: {sent} were sent, {back:?} came, {}",
-                        words(env)
-                    ));
-                }
+            let mut refused = None;
+            let send = |message| {
+                refused = sender.try_send(message).err();
+                refused.is_none()
+            };
+            whole(CAPACITY, send, || receiver.try_recv().ok())
+                .map_err(|what| format!("{what} {}", words(env)))?;
+            if !matches!(refused, Some(TrySendError::Full(_))) {
+                return Err(format!("{refused:?} {}", words(env)));
             }
             let endpoints = sender.statistics().endpoints;
             let living = match self {
@@ -436,45 +426,9 @@ impl Subject for Op {
                 return Err(format!("{endpoints} seats are taken, {living} should be"));
             }
         }
-        let again = receiver.recover();
-        if again.endpoints + again.unsent + again.orphans > 0 {
-            return Err(format!("recovered twice: {again:?}"));
-        }
+        done(receiver.recover())?;
         Ok(fate)
     }
-}
-
-/// At every instruction, and what is long wherever the state changes.
-fn swept(op: Op, at_every_instruction: bool) {
-    let _watchdog = Watchdog::seconds(300);
-    let modes = match op.has_peer() {
-        true => vec![Mode::Kill],
-        false => vec![
-            Mode::Kill,
-            Mode::Preempt,
-            Mode::PreemptThenKill,
-            Mode::RecovererKilled,
-        ],
-    };
-    let edges = Config {
-        edges_only: true,
-        modes,
-        ..Config::default()
-    };
-    sweep(&op, &edges).assert_ok();
-    if at_every_instruction {
-        let kills = Config {
-            modes: vec![Mode::Kill],
-            ..Config::default()
-        };
-        sweep(&op, &kills).assert_ok();
-    }
-}
-
-macro_rules! sweeps {
-    ($($name:ident: $op:expr, $all:expr;)*) => {
-        $(#[test] fn $name() { swept($op, $all); })*
-    };
 }
 
 sweeps! {
