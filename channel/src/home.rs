@@ -274,6 +274,10 @@ pub enum ChannelError {
     Participant(ParticipantError),
     /// There is no seat.
     Join(JoinError),
+    /// The kernel refused the sockets in which a queue's descriptors wait: none is left to this process, say.
+    Sockets(Errno),
+    /// A queue that carries descriptors came without the sockets in which they wait, or with another one's.
+    OtherSockets,
 }
 
 impl fmt::Display for ChannelError {
@@ -283,6 +287,10 @@ impl fmt::Display for ChannelError {
             Self::Attach(error) => error.fmt(f),
             Self::Participant(error) => error.fmt(f),
             Self::Join(error) => error.fmt(f),
+            Self::Sockets(errno) => write!(f, "sockets for a queue's descriptors: {errno}"),
+            Self::OtherSockets => {
+                f.write_str("the sockets for the queue's descriptors are missing, or another one's")
+            }
         }
     }
 }

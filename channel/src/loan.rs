@@ -76,17 +76,12 @@ impl Config {
     /// blocks of all messages, loans and samples together. A block takes up to a quarter more than was asked
     /// for, and at least 128 bytes; large ones need so many bytes in a row.
     pub const fn new(capacity: u64, bytes: u64) -> Self {
-        Self(Shape {
-            ring: crate::mpmc::Config::new(capacity).lending(),
-            arena: bytes,
-        })
+        let ring = crate::mpmc::Config::new(capacity).lending();
+        Self(Shape::new(ring, bytes))
     }
 
     const fn with(self, ring: crate::mpmc::Config) -> Self {
-        Self(Shape {
-            ring,
-            arena: self.0.arena,
-        })
+        Self(Shape::new(ring, self.0.arena))
     }
 
     /// For at most so many senders and receivers at a time, 1 to 8192. Each costs 128 bytes, and each

@@ -12,7 +12,8 @@
 //! error. A process that is killed, at either end, harms nobody. One small system object (a memfd)
 //! stands behind each queue; the kernel frees it with its last user.
 //!
-//! Descriptors and handles do not travel in values: they are refused as not serialisable.
+//! Handles and descriptors travel in the values of a queue that was made for it
+//! ([`QueueConfig::descriptors`]); others refuse them as not serialisable.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -22,93 +23,30 @@ use std::sync::Arc;
 use multiprocess_core::Timeout;
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::mpmc::{Config, Statistics};
+use crate::mpmc::Statistics;
 
+mod config;
+mod envelope;
 mod error;
 mod joinable;
+mod pouch;
+mod rack;
 mod shared;
 mod simple;
 mod spare;
 mod travel;
 
+pub use config::QueueConfig;
 pub use error::{GetError, PutError, PutFailure, QueueError};
 pub use joinable::{Job, JoinableQueue};
 pub use simple::SimpleQueue;
 
 use crate::home::Home;
 use crate::store::{Shape, Store};
-use shared::{Shared, serialise};
-
-/// A message: length and flags, and the value's bytes, or where they are.
-type Envelope = [u64; 16];
-
-/// Bytes of a value that needs no block.
-const INLINE: usize = 120;
-
-/// How large a queue is.
-///
-/// # Examples
-///
-/// ```
-/// use multiprocess_channel::queue::{Queue, QueueConfig};
-///
-/// let config = QueueConfig::new(16).endpoints(8).large(64 << 20);
-/// let queue: Queue<Vec<u8>> = Queue::with(&config)?;
-/// queue.put(vec![7; 1 << 20])?;
-/// assert_eq!(queue.get()?.len(), 1 << 20);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct QueueConfig {
-    maxsize: u64,
-    endpoints: u32,
-    large: u64,
-}
-
-impl QueueConfig {
-    /// At most `maxsize` values that nobody has got; for 64 endpoints, with 1 MiB for large values.
-    pub const fn new(maxsize: u64) -> Self {
-        Self {
-            maxsize,
-            endpoints: 64,
-            large: 1 << 20,
-        }
-    }
-
-    /// For at most so many endpoints at a time, 1 to 8192: each thread that is inside `put` has one, each
-    /// that is inside `get` another one, and each [`Job`] in hand. A process keeps those it has had.
-    #[must_use]
-    pub const fn endpoints(mut self, endpoints: u32) -> Self {
-        self.endpoints = endpoints;
-        self
-    }
-
-    /// Bytes for values that are larger than 120 bytes, all together, while they wait. Reserved at once; not
-    /// 0.
-    #[must_use]
-    pub const fn large(mut self, bytes: u64) -> Self {
-        self.large = bytes;
-        self
-    }
-
-    const fn slots(&self) -> u64 {
-        match self.maxsize {
-            0 => 0,
-            some => some.saturating_add(self.endpoints as u64),
-        }
-    }
-
-    fn shape(&self) -> Shape {
-        Shape {
-            // What is in hand has slots, too.
-            ring: Config::new(self.slots())
-                .limit(self.maxsize)
-                .endpoints(self.endpoints)
-                .kept(),
-            arena: self.large,
-        }
-    }
-}
+use envelope::{Envelope, serialise, serialise_carrying};
+use pouch::Pouches;
+use rack::Rack;
+use shared::Shared;
 
 /// A queue of values that any number of processes put into and get from.
 ///
@@ -134,7 +72,8 @@ impl QueueConfig {
 ///
 /// Of a putter that is killed at most the last value is in doubt; what a getter had taken out is gone with
 /// it (a [`JoinableQueue`] gives it to another one). Killed or stopped, neither blocks anybody. What the
-/// dead had of the memory for large values comes back when it is needed. Trust: *guarded*; a hostile peer
+/// dead had of the memory for large values, and of the places for descriptors, comes back when it is
+/// needed, and [`recover`](Self::recover) takes it back at once. Trust: *guarded*; a hostile peer
 /// can put any value, which is an error where it is not one of `T`'s.
 ///
 /// # Fork
@@ -167,13 +106,15 @@ impl<T> Queue<T> {
         Self::of_shape(config.shape())
     }
 
-    fn of_shape(shape: Shape) -> Result<Self, QueueError> {
-        Self::over(Home::create::<Store<Envelope>>(&shape)?, shape)
+    fn of_shape(mut shape: Shape) -> Result<Self, QueueError> {
+        let rack = Pouches::rack(&mut shape)?;
+        let home = Home::create::<Store<Envelope>>(&shape)?;
+        Self::over(home, shape, rack)
     }
 
-    fn over(home: Home, shape: Shape) -> Result<Self, QueueError> {
+    fn over(home: Home, shape: Shape, rack: Option<Rack>) -> Result<Self, QueueError> {
         Ok(Self {
-            shared: Arc::new(Shared::new(home, shape)?),
+            shared: Arc::new(Shared::new(home, shape, rack)?),
             value: PhantomData,
         })
     }
@@ -185,8 +126,37 @@ impl<T> Queue<T> {
     ///
     /// [`QueueError`].
     pub fn attach(file: OwnedFd) -> Result<Self, QueueError> {
+        Self::attach_as(file, None)
+    }
+
+    /// As [`attach`](Self::attach), for a queue that carries descriptors: with the other descriptor of it, from
+    /// [`rack`](Self::rack).
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError`]; [`OtherSockets`](QueueError::OtherSockets) if the two do not belong together.
+    pub fn attach_with_rack(file: OwnedFd, rack: OwnedFd) -> Result<Self, QueueError> {
+        Self::attach_as(file, Some(rack))
+    }
+
+    fn attach_as(file: OwnedFd, rack: Option<OwnedFd>) -> Result<Self, QueueError> {
         let (home, shape) = Home::attach_with_config::<Store<Envelope>>(file)?;
-        Self::over(home, shape)
+        let rack = match (shape.pouches, rack) {
+            (0, None) => None,
+            (1.., Some(root)) => Rack::attach(root, shape.pouches, shape.rack),
+            _ => return Err(QueueError::OtherSockets),
+        };
+        if shape.pouches > 0 && rack.is_none() {
+            return Err(QueueError::OtherSockets);
+        }
+        Self::over(home, shape, rack)
+    }
+
+    /// The socket behind which the descriptors of values wait, if it carries any:
+    /// [`attach_with_rack`](Self::attach_with_rack) in another process needs it beside
+    /// [`as_fd`](AsFd::as_fd). A queue inside a message has both with it.
+    pub fn rack(&self) -> Option<BorrowedFd<'_>> {
+        self.shared.pouches.as_ref().map(Pouches::rack_fd)
     }
 
     /// Values that nobody has got, at the moment of asking, and `maxsize` at most: a job that comes back
@@ -261,9 +231,17 @@ impl<T: Serialize> Queue<T> {
     ///
     /// [`PutError`], with the value.
     pub fn put_timeout(&self, value: T, timeout: impl Into<Timeout>) -> Result<(), PutError<T>> {
-        let mut envelope = Envelope::default();
-        let serialised = serialise(&value, &mut envelope);
-        let put = serialised.and_then(|large| self.shared.send(&envelope, large, timeout.into()));
+        let put = match &self.shared.pouches {
+            None => {
+                let mut envelope = Envelope::default();
+                let serialised = serialise(&value, &mut envelope);
+                serialised.and_then(|large| self.shared.send(&mut envelope, large, timeout.into()))
+            }
+            Some(pouches) => serialise_carrying(&value).and_then(|(bytes, parcel)| {
+                let timeout = timeout.into();
+                self.shared.send_carrying(pouches, bytes, parcel, timeout)
+            }),
+        };
         put.map_err(|reason| PutError { value, reason })
     }
 }
@@ -297,8 +275,11 @@ impl<T: DeserializeOwned> Queue<T> {
         let mut receiver = self.shared.receiver().map_err(no_place)?;
         let taken = self.shared.take(&mut receiver, timeout.into(), decode);
         let got = taken.and_then(|(hand, decoded)| {
-            self.shared.release(&mut receiver, hand);
-            decoded?
+            match &decoded {
+                Ok(_) => self.shared.release(&mut receiver, hand),
+                Err(error) => self.shared.put_aside(&mut receiver, hand, error),
+            }
+            decoded
         });
         self.shared.keep(receiver);
         got

@@ -4,7 +4,8 @@
 //! | offset | what |
 //! |---|---|
 //! | 0x00 | bytes of the arena u64, magic "MPRCSTOR" u64; creator |
-//! | then, at multiples of 128 | the ring (`mpmc`), the arena |
+//! | 0x10 | pouches u64, cookie of their rack u64; creator |
+//! | then, at multiples of 128 | the ring (`mpmc`), the arena, the arena of pouches if there are any |
 //!
 //! # Protocol
 //!
@@ -61,7 +62,14 @@ struct Header {
     arena: AtomicU64,
     /// Creator, last.
     magic: AtomicU64,
+    /// Places for descriptors (`queue/pouch.rs`). Creator.
+    pouches: AtomicU64,
+    /// The kernel's number of the socket that they hang on. Creator.
+    rack: AtomicU64,
 }
+
+#[cfg(not(loom))]
+static_assertions::const_assert_eq!(size_of::<Header>(), 128);
 
 /// A message that may name a block.
 pub(crate) trait Names: Message {
@@ -75,12 +83,20 @@ pub(crate) struct Shape {
     pub(crate) ring: mpmc::Config,
     /// Bytes of all blocks together.
     pub(crate) arena: u64,
+    /// Places for the descriptors of a message; 0, or [`MIN_POUCHES`] to [`MAX_POUCHES`].
+    pub(crate) pouches: u64,
+    /// The kernel's number of the socket that they hang on.
+    pub(crate) rack: u64,
 }
 
-/// Where the arena starts, and the end.
+pub(crate) const MIN_POUCHES: u64 = 4;
+pub(crate) const MAX_POUCHES: u64 = 1024;
+
+/// Where the arena starts, the arena of pouches, and the end.
 #[derive(Debug, Clone, Copy)]
 struct Plan {
     arena: usize,
+    pouches: usize,
     end: usize,
 }
 
@@ -96,8 +112,45 @@ impl Shape {
         };
         let arena = after(RING, Ring::<T>::layout(&self.ring)?).ok_or(absurd)?;
         let blocks = ArenaState::layout(&ArenaConfig::new(self.arena)?)?;
-        let end = after(arena, blocks).ok_or(absurd)?;
-        Ok(Plan { arena, end })
+        let pouches = after(arena, blocks).ok_or(absurd)?;
+        let end = match self.pouch_arena()? {
+            Some(config) => after(pouches, ArenaState::layout(&config)?).ok_or(absurd)?,
+            None => pouches,
+        };
+        Ok(Plan {
+            arena,
+            pouches,
+            end,
+        })
+    }
+
+    /// A ring and an arena.
+    pub(crate) const fn new(ring: mpmc::Config, arena: u64) -> Self {
+        Self {
+            ring,
+            arena,
+            pouches: 0,
+            rack: 0,
+        }
+    }
+
+    /// Bytes of the block that stands for a pouch: as many as make the arena's smallest size for the fewest.
+    pub(crate) fn pouch_bytes(&self) -> u64 {
+        64 * (64 / self.pouches.max(1)).max(1)
+    }
+
+    /// The arena whose blocks stand for pouches. Nothing is in them: it is about their words.
+    fn pouch_arena(&self) -> Result<Option<ArenaConfig>, CreateError> {
+        match self.pouches {
+            0 => Ok(None),
+            MIN_POUCHES..=MAX_POUCHES => {
+                ArenaConfig::new(self.pouches * self.pouch_bytes()).map(Some)
+            }
+            requested => Err(CreateError::Capacity {
+                requested,
+                max: MAX_POUCHES,
+            }),
+        }
     }
 }
 
@@ -116,7 +169,7 @@ unsafe impl<T: Message> Place for Store<T> {
     type Config = Shape;
 
     const LAYOUT: LayoutHash = LayoutHash::of("a ring and its blocks")
-        .mix(1)
+        .mix(2)
         .mix(Ring::<T>::LAYOUT.bits())
         .mix(ArenaState::LAYOUT.bits());
 
@@ -143,11 +196,16 @@ unsafe impl<T: Message> Place for Store<T> {
         unsafe {
             Ring::<T>::init(part(RING, plan.arena)?, &shape.ring)?;
             let blocks = ArenaConfig::new(shape.arena)?;
-            ArenaState::init(part(plan.arena, plan.end)?, &blocks)?;
+            ArenaState::init(part(plan.arena, plan.pouches)?, &blocks)?;
+            if let Some(pouches) = shape.pouch_arena()? {
+                ArenaState::init(part(plan.pouches, plan.end)?, &pouches)?;
+            }
         }
         // SAFETY: large enough and aligned, as just checked; all fields are atomics.
         let header = unsafe { region.base().cast::<Header>().as_ref() };
         header.arena.store(shape.arena, Relaxed);
+        header.pouches.store(shape.pouches, Relaxed);
+        header.rack.store(shape.rack, Relaxed);
         // Release pairs with the Acquire load in `attach`.
         header.magic.store(MAGIC, Release);
         Ok(())
@@ -179,7 +237,12 @@ unsafe impl<T: Message> Place for Store<T> {
                 .ok_or(AttachError::Truncated { need, have })
         };
         let ring = Ring::<T>::attach(part(RING)?)?;
-        let shape = Shape { ring, arena };
+        let shape = Shape {
+            ring,
+            arena,
+            pouches: header.pouches.load(Relaxed),
+            rack: header.rack.load(Relaxed),
+        };
         let plan = shape
             .plan::<T>()
             .map_err(|_| AttachError::Corrupt { field: "blocks" })?;
@@ -188,10 +251,15 @@ unsafe impl<T: Message> Place for Store<T> {
             return Err(AttachError::Truncated { need, have });
         }
         let blocks = ArenaState::attach(part(plan.arena)?)?;
-        match ArenaConfig::new(arena) {
-            Ok(wanted) if wanted == blocks => Ok(shape),
-            _ => Err(AttachError::Corrupt { field: "arena" }),
+        if ArenaConfig::new(arena) != Ok(blocks) {
+            return Err(AttachError::Corrupt { field: "arena" });
         }
+        if let Ok(Some(wanted)) = shape.pouch_arena()
+            && ArenaState::attach(part(plan.pouches)?)? != wanted
+        {
+            return Err(AttachError::Corrupt { field: "pouches" });
+        }
+        Ok(shape)
     }
 }
 
@@ -225,7 +293,20 @@ pub(crate) fn parts<T: Message, M: Memory + Clone>(
         len: to - from,
     };
     let ring = part(memory.clone(), RING, plan.arena);
-    Ok((ring, part(memory, plan.arena, plan.end)))
+    Ok((ring, part(memory, plan.arena, plan.pouches)))
+}
+
+/// The bytes of the arena of pouches of the store in `memory`, which has some.
+#[cfg(feature = "serde")]
+pub(crate) fn pouches<T: Message, M: Memory>(memory: M) -> Result<Part<M>, AttachError> {
+    let plan = Store::<T>::attach(memory.region())?
+        .plan::<T>()
+        .map_err(|_| AttachError::Corrupt { field: "pouches" })?;
+    Ok(Part {
+        memory,
+        from: plan.pouches,
+        len: plan.end - plan.pouches,
+    })
 }
 
 /// Why no block was had.
@@ -285,18 +366,27 @@ impl<T: Names, M: Memory, P: Peers> Blocks<T, M, P> {
                 if layout.size() as u64 > self.arena.config().bytes() {
                     return Err(Refused::TooLarge);
                 }
-                let again = || self.arena.allocate(layout).ok();
-                match self.ring.wait_for_memory(deadline(), again, &recover) {
-                    Err(SendError::Timeout(())) => {
-                        // The dead may have some.
-                        recover();
-                        again().ok_or(Refused::Waiting(SendError::Timeout(())))
-                    }
-                    waited => waited.map_err(Refused::Waiting),
-                }
+                self.wait(deadline(), || self.arena.allocate(layout).ok(), recover)
             }
             // A forked child for which the table of participants has no place.
             Err(_) => Err(Refused::NotAParticipant),
+        }
+    }
+
+    /// Waits until `again` finds something that others have.
+    pub(crate) fn wait<R>(
+        &self,
+        deadline: Deadline,
+        again: impl Fn() -> Option<R>,
+        recover: impl Fn(),
+    ) -> Result<R, Refused> {
+        match self.ring.wait_for_memory(deadline, &again, &recover) {
+            Err(SendError::Timeout(())) => {
+                // The dead may have some.
+                recover();
+                again().ok_or(Refused::Waiting(SendError::Timeout(())))
+            }
+            waited => waited.map_err(Refused::Waiting),
         }
     }
 

@@ -2,12 +2,26 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use multiprocess_core::Region;
-use multiprocess_shm::transfer::{Fd, refuse_receiving, refuse_sending};
+use multiprocess_core::{CreateError, Errno, Region};
+use multiprocess_shm::transfer::{Fd, Reason, refuse_receiving, refuse_sending};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::endpoint::Claim;
+use crate::mpmc::JoinError;
 use crate::{ChannelError, Home, Housed, NoPeers, bytes, spsc};
+
+impl Reason for ChannelError {
+    fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Create(CreateError::System(errno)) | Self::Sockets(errno) => Some(*errno),
+            Self::Attach(error) => error.errno(),
+            Self::Participant(error) => error.errno(),
+            _ => None,
+        }
+    }
+}
+
+impl Reason for JoinError {}
 
 /// What the four kinds of ends have in common.
 trait End: Sized + 'static {

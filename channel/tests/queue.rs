@@ -101,7 +101,7 @@ fn what_cannot_be_serialised_is_the_putter_s_error() {
     let refused = queue.put(Stubborn).unwrap_err();
     assert!(matches!(refused.reason, PutFailure::NotSerialisable(_)));
     assert!(queue.is_empty());
-    // Handles do not travel in values, and it says so.
+    // Handles do not travel in the values of any queue, and it says so.
     let queue = Queue::bounded(4).unwrap();
     let inner = Queue::<u8>::bounded(4).unwrap();
     match queue.put(inner).unwrap_err().reason {

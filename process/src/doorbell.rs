@@ -7,11 +7,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use multiprocess_core::CreateError;
 use multiprocess_shm::Shared;
-use multiprocess_shm::transfer::Fd;
+use multiprocess_shm::transfer::{Fd, Sent};
 use multiprocess_sync::{Doorbell, DoorbellFd};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-use crate::sent::Sent;
 
 /// A [`Doorbell`] in shared memory with its file descriptor, to send to the processes that ring it.
 ///

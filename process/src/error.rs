@@ -54,6 +54,15 @@ impl std::error::Error for SpawnError {
     }
 }
 
+impl multiprocess_shm::transfer::Reason for SpawnError {
+    fn errno(&self) -> Option<rustix::io::Errno> {
+        match self {
+            Self::System(error) => rustix::io::Errno::from_io_error(error),
+            _ => None,
+        }
+    }
+}
+
 impl From<io::Error> for SpawnError {
     fn from(error: io::Error) -> Self {
         Self::System(error)

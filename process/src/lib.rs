@@ -54,7 +54,6 @@ mod process;
 mod raw;
 mod registry;
 mod scope;
-mod sent;
 mod settings;
 mod stdio;
 mod sys;

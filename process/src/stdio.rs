@@ -5,12 +5,12 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use multiprocess_shm::transfer::Sent;
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde::{Deserialize, Serialize};
 
 use crate::registry::{self, ParentEnd};
-use crate::sent::Sent;
 
 /// What one of a child's standard streams is; see [`Context::stdout`](crate::Context::stdout).
 ///

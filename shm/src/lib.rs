@@ -37,6 +37,9 @@ mod shared;
 #[cfg(feature = "std")]
 mod shared_memory;
 mod snapshot;
+#[cfg(feature = "serde")]
+#[doc(hidden)]
+pub mod socket;
 mod sys;
 #[cfg(feature = "serde")]
 pub mod transfer;

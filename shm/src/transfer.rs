@@ -25,10 +25,10 @@ use std::cell::RefCell;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use multiprocess_core::ShmSafe;
+use multiprocess_core::{AttachError, Errno, ShmSafe};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
-use crate::{Participants, Shared};
+use crate::{ParticipantError, Participants, Shared};
 
 thread_local! {
     /// Descriptors of the message being serialised by this thread, if there is one.
@@ -36,7 +36,17 @@ thread_local! {
     /// Descriptors of the message being deserialised that nobody has claimed yet.
     static INCOMING: RefCell<Option<Vec<Option<OwnedFd>>>> = const { RefCell::new(None) };
     /// Why the last handle did not travel.
-    static REFUSAL: RefCell<Option<String>> = const { RefCell::new(None) };
+    static REFUSAL: RefCell<Option<Refusal>> = const { RefCell::new(None) };
+}
+
+/// Why a handle did not travel.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Refusal {
+    /// For people.
+    pub why: String,
+    /// What the kernel said, if it was the kernel that refused.
+    pub errno: Option<Errno>,
 }
 
 /// Why the last handle on this thread could not be serialised or deserialised; asking clears it.
@@ -57,24 +67,70 @@ thread_local! {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn take_refusal() -> Option<String> {
+    take_whole_refusal().map(|refusal| refusal.why)
+}
+
+/// As [`take_refusal`], with the kernel's word.
+#[doc(hidden)]
+pub fn take_whole_refusal() -> Option<Refusal> {
     REFUSAL.take()
 }
 
-fn refuse(why: impl ToString) -> String {
-    let why = why.to_string();
-    REFUSAL.set(Some(why.clone()));
+/// An error for which a handle does not travel.
+#[doc(hidden)]
+pub trait Reason: ToString {
+    /// The kernel's, if it is one.
+    fn errno(&self) -> Option<Errno> {
+        None
+    }
+}
+
+impl Reason for &str {}
+impl Reason for std::num::TryFromIntError {}
+impl Reason for std::ffi::NulError {}
+
+impl Reason for std::io::Error {
+    fn errno(&self) -> Option<Errno> {
+        Errno::from_io_error(self)
+    }
+}
+
+impl Reason for AttachError {
+    fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::System(errno) => Some(*errno),
+            _ => None,
+        }
+    }
+}
+
+impl Reason for ParticipantError {
+    fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::System(errno) => Some(*errno),
+            Self::Full { .. } => None,
+        }
+    }
+}
+
+fn refuse(reason: impl Reason) -> String {
+    let (why, errno) = (reason.to_string(), reason.errno());
+    REFUSAL.set(Some(Refusal {
+        why: why.clone(),
+        errno,
+    }));
     why
 }
 
 /// The error of a handle that cannot be serialised: its reason outlives a format that drops it.
 #[doc(hidden)]
-pub fn refuse_sending<E: ser::Error>(why: impl ToString) -> E {
+pub fn refuse_sending<E: ser::Error>(why: impl Reason) -> E {
     E::custom(refuse(why))
 }
 
 /// The error of a handle that cannot be deserialised, as [`refuse_sending`].
 #[doc(hidden)]
-pub fn refuse_receiving<E: de::Error>(why: impl ToString) -> E {
+pub fn refuse_receiving<E: de::Error>(why: impl Reason) -> E {
     E::custom(refuse(why))
 }
 
@@ -256,6 +312,17 @@ impl Fd {
             parcel.items.push(Item { fd, if_lost });
             Ok(index)
         })
+    }
+}
+
+/// A descriptor that stays with its owner: serialises as the [`Fd`] that is received.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Sent<'a>(pub BorrowedFd<'a>);
+
+impl Serialize for Sent<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Fd::serialize_borrowed(self.0, serializer)
     }
 }
 

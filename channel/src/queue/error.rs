@@ -29,6 +29,10 @@ pub enum PutFailure {
     /// The value refuses to be serialised; what [`transfer::take_refusal`](
     /// multiprocess_shm::transfer::take_refusal) says of a handle in it, if that is why.
     NotSerialisable(String),
+    /// The kernel gave no duplicate of a descriptor in it (`EMFILE`: `RLIMIT_NOFILE`), or lets nobody send
+    /// more of them at a time (`ETOOMANYREFS`: the same limit, or above 64,009 in one value). Nothing was put,
+    /// and nothing is left of it.
+    Descriptors(Errno),
     /// Serialised, it is larger than all the memory the queue has for large values.
     TooLarge {
         /// Bytes of the value.
@@ -48,6 +52,7 @@ impl fmt::Display for PutFailure {
             Self::Full => f.write_str("the queue is full"),
             Self::Closed => f.write_str("the queue is closed"),
             Self::NotSerialisable(why) => write!(f, "the value cannot be serialised: {why}"),
+            Self::Descriptors(errno) => write!(f, "the value's descriptors: {errno}"),
             Self::TooLarge { bytes } => write!(f, "a value of {bytes} bytes is too large"),
             Self::Queue(error) => error.fmt(f),
             Self::Corrupt => f.write_str("the queue is corrupt"),
@@ -74,6 +79,9 @@ pub enum GetError {
     Closed,
     /// A value came that is not one of this type: whoever put it has another program. It is gone.
     Undecodable(String),
+    /// The kernel had no descriptor left (`RLIMIT_NOFILE`), or no memory, for the handles in the value. It is in
+    /// the queue still, behind those that wait now, with all of them.
+    Descriptors(Errno),
     /// No place at the queue: all endpoints are in use.
     Queue(QueueError),
     /// A peer has written over the queue.
@@ -87,6 +95,7 @@ impl fmt::Display for GetError {
         match self {
             Self::Empty => f.write_str("the queue is empty"),
             Self::Closed => f.write_str("the queue is closed"),
+            Self::Descriptors(errno) => write!(f, "the value's descriptors: {errno}"),
             Self::Undecodable(why) => write!(f, "not a value of this type: {why}"),
             Self::Queue(error) => error.fmt(f),
             Self::Corrupt => f.write_str("the queue is corrupt"),

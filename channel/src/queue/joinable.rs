@@ -77,6 +77,21 @@ impl<T> JoinableQueue<T> {
         Ok(Self { queue })
     }
 
+    /// As [`Queue::attach_with_rack`].
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError`].
+    pub fn attach_with_rack(file: OwnedFd, rack: OwnedFd) -> Result<Self, QueueError> {
+        let queue = Queue::attach_with_rack(file, rack)?;
+        Ok(Self { queue })
+    }
+
+    /// As [`Queue::rack`].
+    pub fn rack(&self) -> Option<BorrowedFd<'_>> {
+        self.queue.rack()
+    }
+
     /// Waits until all jobs are done, for at most `timeout`.
     ///
     /// # Errors
@@ -187,19 +202,19 @@ impl<T: DeserializeOwned> JoinableQueue<T> {
     ///
     /// # Errors
     ///
-    /// [`GetError`]. A job that cannot be decoded is done.
+    /// [`GetError`]. A job that cannot be decoded is done; one for whose descriptors there was no room is not.
     pub fn get_timeout(&self, timeout: impl Into<Timeout>) -> Result<Job<T>, GetError> {
         let shared = &self.queue.shared;
         let no_place = |error| GetError::Queue(QueueError::from(error));
         let mut receiver = shared.receiver().map_err(no_place)?;
         match shared.take(&mut receiver, timeout.into(), decode) {
-            Ok((hand, Ok(Ok(value)))) => Ok(Job {
+            Ok((hand, Ok(value))) => Ok(Job {
                 value,
                 held: Some((receiver, hand)),
                 shared: Arc::clone(shared),
             }),
-            Ok((hand, Ok(Err(error)) | Err(error))) => {
-                shared.release(&mut receiver, hand);
+            Ok((hand, Err(error))) => {
+                shared.put_aside(&mut receiver, hand, &error);
                 shared.keep(receiver);
                 Err(error)
             }

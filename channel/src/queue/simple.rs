@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{GetError, PutError, Queue, QueueError};
+use super::{GetError, PutError, Queue, QueueConfig, QueueError};
 
 /// Values that may wait in one; Python's bound is what a pipe holds.
 const MAXSIZE: u64 = 1024;
@@ -34,6 +34,17 @@ impl<T> SimpleQueue<T> {
     /// [`QueueError`].
     pub fn new() -> Result<Self, QueueError> {
         let queue = Queue::bounded(MAXSIZE)?;
+        Ok(Self { queue })
+    }
+
+    /// An empty one, of whose values so many at a time may carry descriptors, as
+    /// [`QueueConfig::descriptors`].
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError`].
+    pub fn with_descriptors(values: u32) -> Result<Self, QueueError> {
+        let queue = Queue::with(&QueueConfig::new(MAXSIZE).descriptors(values))?;
         Ok(Self { queue })
     }
 

@@ -2,21 +2,25 @@
 
 use std::os::fd::AsFd;
 
-use multiprocess_shm::transfer::{Fd, refuse_receiving};
+use multiprocess_shm::transfer::{Fd, Sent, refuse_receiving};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{JoinableQueue, Queue, SimpleQueue};
 
 impl<T> Serialize for Queue<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Fd::serialize_borrowed(self.as_fd(), serializer)
+        (Sent(self.as_fd()), self.rack().map(Sent)).serialize(serializer)
     }
 }
 
 impl<'de, T> Deserialize<'de> for Queue<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let fd = Fd::deserialize(deserializer)?.into_inner();
-        Self::attach(fd).map_err(refuse_receiving)
+        let (file, rack): (Fd, Option<Fd>) = Deserialize::deserialize(deserializer)?;
+        let attached = match rack {
+            None => Self::attach(file.into_inner()),
+            Some(rack) => Self::attach_with_rack(file.into_inner(), rack.into_inner()),
+        };
+        attached.map_err(refuse_receiving)
     }
 }
 

@@ -3,13 +3,13 @@
 use std::ffi::CString;
 use std::sync::Arc;
 
-use multiprocess_shm::transfer::{self, Fd};
+use multiprocess_shm::transfer::{self, Fd, Sent};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::shared::live_shared_server;
 use super::{Context, Method};
 use crate::forkserver::Server;
-use crate::sent::Sent;
+
 use crate::settings::Settings;
 use crate::stdio::Stdio;
 

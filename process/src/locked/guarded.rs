@@ -34,13 +34,12 @@ use multiprocess_core::atomic::{
 use multiprocess_core::copy::RacyCell;
 use multiprocess_core::thread::Caller;
 use multiprocess_core::{AttachError, CreateError, LayoutHash, ShmSafe, Timeout};
-use multiprocess_shm::transfer::{Fd, refuse_receiving};
+use multiprocess_shm::transfer::{Fd, Sent, refuse_receiving};
 use multiprocess_shm::{HeldSegment, Segment, Shared};
 use multiprocess_sync::{LockError, RLock, RLockGuard};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::raw::{Plain, RawSlice};
-use crate::sent::Sent;
 
 /// What stands before the elements. All zeroes at first.
 #[derive(ShmSafe)]

@@ -1,9 +1,10 @@
-//! What `process` asks of the operating system: fork and exec, pidfds, sockets that carry
-//! descriptors, and what is known about the running image.
+//! What `process` asks of the operating system: fork and exec, pidfds, and
+//! what is known about the running image.
 
 pub(crate) mod environ;
 pub(crate) mod exec;
 pub(crate) mod fork;
 pub(crate) mod image;
 pub(crate) mod pidfd;
-pub(crate) mod socket;
+
+pub(crate) use multiprocess_shm::socket;

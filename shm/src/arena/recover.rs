@@ -2,8 +2,8 @@
 
 use multiprocess_core::{Memory, ParticipantId, Peers};
 
-use super::Arena;
 use super::words::{Chunk, FREE_UNIT, UNIT, holder};
+use super::{Arena, Block};
 
 /// What [`Arena::recover`] has given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,6 +29,37 @@ impl<M: Memory, P: Peers> Arena<M, P> {
     /// holder had passed them on before it died: those wait to be [adopted](Self::adopt). It is asked after
     /// the holder was seen, and what it says must stay true until the block is adopted.
     pub fn recover_unless(&self, is_passed_on: impl Fn(u64) -> bool) -> Recovered {
+        self.recover_by(is_passed_on, |unit, by, me| self.recover_unit(unit, by, me))
+    }
+
+    /// As [`recover_unless`](Self::recover_unless), but the blocks are not free yet: each becomes this
+    /// participant's and goes to `heir`, for whom there is something to be done about it before it
+    /// [frees](Self::free) it. Killed in between, it is one of the dead to the next one.
+    pub fn inherit_unless(
+        &self,
+        is_passed_on: impl Fn(u64) -> bool,
+        heir: impl Fn(Block),
+    ) -> Recovered {
+        self.recover_by(is_passed_on, |unit, by, me| {
+            let Some(block) = self.find(u64::from(unit) * UNIT as u64) else {
+                return self.recover_unit(unit, by, me);
+            };
+            // The word that was judged is the word that is replaced.
+            if !self.claim(unit, by.bits(), me.bits()) {
+                return 0;
+            }
+            let units = block.units;
+            heir(block);
+            units
+        })
+    }
+
+    /// `recover_block` gets the unit, its holder, and who we are, and tells how many units the block had.
+    fn recover_by(
+        &self,
+        is_passed_on: impl Fn(u64) -> bool,
+        recover_block: impl Fn(u32, ParticipantId, ParticipantId) -> u32,
+    ) -> Recovered {
         let mut recovered = Recovered::default();
         let me = self.peers.me();
         if me.is_anonymous() {
@@ -47,7 +78,7 @@ impl<M: Memory, P: Peers> Arena<M, P> {
                 last = (by, by != me && self.is_dead(by));
             }
             if last.1 && !is_passed_on(u64::from(unit) * UNIT as u64) {
-                let units = self.recover_unit(unit, by, me);
+                let units = recover_block(unit, by, me);
                 recovered.blocks += u64::from(units > 0);
                 recovered.bytes += u64::from(units) * UNIT as u64;
             }
