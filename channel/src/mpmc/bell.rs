@@ -68,8 +68,9 @@ impl Bell {
         self.0.load(SeqCst) & CLOSED != 0
     }
 
-    pub(super) fn set_gone(&self) {
-        self.0.fetch_or(GONE, SeqCst);
+    /// Whether that is new.
+    pub(super) fn set_gone(&self) -> bool {
+        self.0.fetch_or(GONE, SeqCst) & GONE == 0
     }
 
     pub(super) fn clear_gone(&self) {

@@ -47,6 +47,15 @@ pub struct Recovered {
 /// Tries at a word that others keep changing.
 pub(super) const LAPS: u32 = 1 << 12;
 
+/// Whether nobody is left in a role.
+#[derive(PartialEq)]
+enum Gone {
+    No,
+    /// The hint said so before.
+    Already,
+    Now,
+}
+
 impl<T: Message> Parts<T> {
     /// Takes a free seat; its number and its word.
     pub(super) fn join(&self, role: Role, me: ParticipantId) -> Result<(Owner, u64), JoinError> {
@@ -108,7 +117,7 @@ impl<T: Message> Parts<T> {
             .word
             .compare_exchange(taken, free, SeqCst, Relaxed)
             .is_ok()
-            && self.mark_gone(role)
+            && self.mark_gone(role) != Gone::No
         {
             self.tell_others(role);
         }
@@ -133,25 +142,29 @@ impl<T: Message> Parts<T> {
         }
     }
 
-    /// Sets the hint that nobody is left in `role`, or takes it away; whether nobody is.
+    /// Sets the hint that nobody is left in `role`, or takes it away.
     ///
     /// Dekker: who leaves sets GONE and then looks at the seats; who joins takes a seat and then
-    /// clears GONE. All SeqCst. GONE is a hint in both directions: who sees it looks at the seats, and
-    /// where it is missing, since who left was killed before it set it, or another one cleared it late,
-    /// `recover` sets it, which all who wait call at their inner bound.
-    fn mark_gone(&self, role: Role) -> bool {
+    /// clears GONE. All SeqCst. Who clears it because somebody sits there looks once more: that one may have
+    /// left, and set it, in between. GONE is a hint in both directions: who sees it looks at the seats, and
+    /// where it is missing, since who left was killed before it set it, `recover` sets it, which all who
+    /// wait call at their inner bound.
+    fn mark_gone(&self, role: Role) -> Gone {
         let bell = self.bell_of(role);
         if !bell.was_ever_joined() {
-            return false;
+            return Gone::No;
         }
-        if !self.has_any(role) {
-            bell.set_gone();
-        }
-        let is_deserted = !self.has_any(role);
-        if !is_deserted && bell.is_gone() {
+        for _ in 0..LAPS {
+            let is_new = !self.has_any(role) && bell.set_gone();
+            if !self.has_any(role) {
+                return if is_new { Gone::Now } else { Gone::Already };
+            }
+            if !bell.is_gone() {
+                return Gone::No;
+            }
             bell.clear_gone();
         }
-        is_deserted
+        Gone::No
     }
 
     /// Whether somebody sits in `role`, alive or not recovered yet.
@@ -210,9 +223,12 @@ impl<T: Message> Parts<T> {
             let free = seat(mine, Seated::Free);
             let _ = place.word.compare_exchange(mine, free, SeqCst, Relaxed);
         }
-        // Who waits looks again by itself after this.
-        self.mark_gone(Role::Sender);
-        self.mark_gone(Role::Receiver);
+        for role in [Role::Sender, Role::Receiver] {
+            // Who was told of it before has found it missing, perhaps, and sleeps again.
+            if self.mark_gone(role) == Gone::Now {
+                self.tell_others(role);
+            }
+        }
         if recovered.endpoints > 0 {
             // Somebody may be waiting for what has become free, or ready.
             self.control().senders.ring_all();
