@@ -234,6 +234,10 @@ impl<T: Message, M: Memory, P: Peers> Endpoint<T, M, P> {
     }
 
     /// Whether `bits` has stalled us for long enough to step over it.
+    #[allow(
+        clippy::absurd_extreme_comparisons,
+        reason = "nobody is patient in a model"
+    )]
     pub(super) fn is_impatient(&self, bits: u64) -> bool {
         let (seen, looks) = self.stalled.get();
         let looks = if seen == bits {
