@@ -36,7 +36,7 @@ impl QueueConfig {
     }
 
     /// For at most so many endpoints at a time, 1 to 8192: each thread that is inside `put` has one, each
-    /// that is inside `get` another one, and each [`Job`] in hand. A process keeps those it has had.
+    /// that is inside `get` another one, and each [`Job`](super::Job) in hand. A process keeps those it has had.
     #[must_use]
     pub const fn endpoints(mut self, endpoints: u32) -> Self {
         self.endpoints = endpoints;
@@ -52,7 +52,7 @@ impl QueueConfig {
     }
 
     /// Values may carry descriptors and handles: files, sockets, locks, queues. So many values at a time, those
-    /// in hand counted in ([`Job`]s that are not done): who puts another one waits, as for room. Rounded up
+    /// in hand counted in ([`Job`](super::Job)s that are not done): who puts another one waits, as for room. Rounded up
     /// to 4, 16, 64, 256 or 1024; 0, the default, is none.
     ///
     /// For each there is a pair of sockets in which they wait, kept open by the kernel, and counted among the
