@@ -78,6 +78,8 @@ mod receiver;
 mod role;
 mod sender;
 mod table;
+#[cfg(feature = "serde")]
+mod travel;
 mod wait;
 
 pub use crate::Home;

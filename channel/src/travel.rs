@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::endpoint::Claim;
 use crate::mpmc::JoinError;
-use crate::{ChannelError, Home, Housed, NoPeers, bytes, spsc};
+use crate::{ChannelError, Home, Housed, NoPeers, broadcast, bytes, spsc};
 
 impl Reason for ChannelError {
     fn errno(&self) -> Option<Errno> {
@@ -23,7 +23,7 @@ impl Reason for ChannelError {
 
 impl Reason for JoinError {}
 
-/// What the four kinds of ends have in common.
+/// What the ends have in common of which there is one only.
 trait End: Sized + 'static {
     type Ring: Housed;
     fn home(&self) -> &Home;
@@ -131,6 +131,37 @@ impl<T: spsc::Message> Serialize for spsc::Consumer<T> {
 }
 
 impl<'de, T: spsc::Message> Deserialize<'de> for spsc::Consumer<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        self::deserialize(deserializer)
+    }
+}
+
+impl<T: spsc::Message> End for broadcast::Sender<T> {
+    type Ring = broadcast::Ring<T>;
+    fn home(&self) -> &Home {
+        self.memory()
+    }
+    fn is_open(&self) -> bool {
+        self.can_be_given()
+    }
+    fn give_away(&self) -> bool {
+        self.give_away()
+    }
+    fn claim(home: Home) -> Result<Self, ChannelError> {
+        Ok(Self::claim_sent(home.clone(), home)?)
+    }
+    fn close_sent(region: Region<'_>) {
+        drop(broadcast::Sender::<T, _, _>::claim_sent(region, NoPeers));
+    }
+}
+
+impl<T: spsc::Message> Serialize for broadcast::Sender<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        send(self, serializer)
+    }
+}
+
+impl<'de, T: spsc::Message> Deserialize<'de> for broadcast::Sender<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         self::deserialize(deserializer)
     }

@@ -40,6 +40,11 @@ use crate::{RecvError, TryRecvError};
 ///
 /// A child's copy takes a seat of its own when it is first used, and starts with the next message; if
 /// no seat is free it is disconnected.
+///
+/// # Travelling
+///
+/// Whoever gets a message with it (serde) takes a seat of its own, and gets what is sent from then on. Until it
+/// says that it has come, the sender does not wait for it.
 pub struct LosslessReceiver<T: Message, M: Memory = Home, P: Peers = Home> {
     memory: M,
     pub(super) parts: Parts<T>,

@@ -86,8 +86,8 @@ impl<T: Message, M: Memory, P: Peers> Source for LosslessReceiver<T, M, P> {
 /// are dropped at the inner bound, 50 ms to 1 s later.
 impl<T: Message, M: Memory, P: Peers> Source for Sender<T, M, P> {
     fn is_ready(&self) -> bool {
-        self.tail != self.limit
-            || !self.is_open
+        self.tail != self.limit.get()
+            || !self.is_open.get()
             || !self.is_ours()
             // One that claims to have read what was not sent is for the send to name.
             || self

@@ -36,6 +36,11 @@ use crate::spsc::Message;
 /// # Fork
 ///
 /// A child's copy goes on by itself.
+///
+/// # Travelling
+///
+/// Whoever gets a message with it (serde) has another one, which goes on where this one stood. One whose
+/// memory is mapped for reading sends a descriptor that cannot be written through.
 pub struct Receiver<T: Message, V: ReadMemory = Home> {
     pub(super) memory: V,
     pub(super) parts: Parts<T>,
@@ -71,6 +76,21 @@ impl<T: Message, V: ReadMemory> Receiver<T, V> {
             lost: 0,
             spin: AdaptiveSpin::new(),
         })
+    }
+
+    /// As [`attach`](Self::attach), at a message that another receiver has come to.
+    #[cfg(feature = "serde")]
+    pub(super) fn attach_at(memory: V, cursor: u64) -> Result<Self, AttachError> {
+        let mut receiver = Self::attach(memory, Start::Next)?;
+        let parts = &receiver.parts;
+        // A message can be received before the tail tells of it.
+        let ahead = cursor == receiver.cursor.wrapping_add(1);
+        let behind = receiver.cursor.wrapping_sub(cursor);
+        if !ahead && behind > receiver.cursor.wrapping_sub(parts.first) {
+            return Err(AttachError::Corrupt { field: "cursor" });
+        }
+        receiver.cursor = cursor;
+        Ok(receiver)
     }
 
     /// Receives a message if one is there.

@@ -1,5 +1,7 @@
 //! Who the sender is: how one comes to it, takes over, and closes.
 
+use core::cell::Cell;
+
 use multiprocess_core::atomic::{
     Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
     fence,
@@ -18,10 +20,13 @@ use crate::spsc::Message;
 // | 0: CLAIMED | the ring has a sender | attacher, by CAS | nobody; a successor keeps it |
 // | 1: CLOSED | the sender is gone for good | sender | successor that was told to take over |
 // | 2: LIGHT | the sender publishes with light fences only | attacher | successor |
-// | 32-63 | the sender, a `ParticipantId` | attacher | successor |
+// | 3: SENT | the sender is under way in a message, and nobody's until it is received | sender | receiver of the message |
+// | 32-63 | the sender, a `ParticipantId` | attacher | successor, sender that is sent |
 const CLAIMED: u64 = 1;
 const CLOSED: u64 = 2;
 const LIGHT: u64 = 4;
+#[cfg(feature = "serde")]
+const SENT: u64 = 8;
 
 pub(super) fn is_light(role: u64) -> bool {
     role & LIGHT != 0
@@ -60,6 +65,46 @@ impl<T: Message, M: Memory, P: Peers> Sender<T, M, P> {
         // The word that was judged is the word that is replaced: of two successors one gets it.
         // Acquire and Release: one sender's tail is seen by the next.
         role.compare_exchange(seen, Self::role(light, &peers), AcqRel, Relaxed)
+            .map_err(|_| AttachError::RoleTaken)?;
+        Ok(Self::begin(memory, parts, peers, light))
+    }
+
+    /// Gives the role away for whoever gets a message with it: `false` if it is not ours. Nothing more is
+    /// sent by this handle.
+    #[cfg(feature = "serde")]
+    pub(crate) fn give_away(&self) -> bool {
+        if !self.can_be_given() {
+            return false;
+        }
+        self.is_open.set(false);
+        self.limit.set(self.tail);
+        // By CAS: a successor that was told that we are dead keeps it. Release pairs with the Acquire in
+        // `claim_sent`: the tail is seen.
+        let role = &self.parts.control().door.role;
+        let ours = Self::role(self.light, &self.peers);
+        role.compare_exchange(ours, CLAIMED | SENT, AcqRel, Relaxed)
+            .is_ok()
+    }
+
+    /// Whether it is ours to give.
+    #[cfg(feature = "serde")]
+    pub(crate) fn can_be_given(&self) -> bool {
+        self.is_open.get() && self.is_ours()
+    }
+
+    /// Claims the sender that was under way in a message.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError::RoleTaken`] if somebody has got it, or it was closed.
+    #[cfg(feature = "serde")]
+    pub(crate) fn claim_sent(memory: M, peers: P) -> Result<Self, AttachError> {
+        let parts = Parts::<T>::attach(memory.region().into())?;
+        parts.bound().bind(&peers)?;
+        let light = asymmetric::register();
+        let role = &parts.control().door.role;
+        // By CAS: of two who were handed the same message one gets it. Acquire: as in `give_away`.
+        role.compare_exchange(CLAIMED | SENT, Self::role(light, &peers), AcqRel, Relaxed)
             .map_err(|_| AttachError::RoleTaken)?;
         Ok(Self::begin(memory, parts, peers, light))
     }
@@ -107,9 +152,9 @@ impl<T: Message, M: Memory, P: Peers> Sender<T, M, P> {
             parts,
             peers,
             tail,
-            limit: tail,
+            limit: Cell::new(tail),
             light,
-            is_open: true,
+            is_open: Cell::new(true),
             generation: generation(),
             spin: AdaptiveSpin::new(),
         };
@@ -121,8 +166,8 @@ impl<T: Message, M: Memory, P: Peers> Sender<T, M, P> {
     /// Nothing more is sent: receivers read what is there and are then disconnected. Idempotent;
     /// dropping does the same.
     pub fn close(&mut self) {
-        self.limit = self.tail;
-        if !core::mem::take(&mut self.is_open) || !self.is_ours() {
+        self.limit.set(self.tail);
+        if !self.is_open.replace(false) || !self.is_ours() {
             return;
         }
         let role = &self.parts.control().door.role;

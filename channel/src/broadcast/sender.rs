@@ -1,5 +1,6 @@
 //! The sending end.
 
+use core::cell::Cell;
 use core::fmt;
 
 use multiprocess_core::atomic::{
@@ -61,6 +62,11 @@ use crate::{SendError, TrySendError};
 /// # Fork
 ///
 /// A child's copy is disconnected: there is one sender.
+///
+/// # Travelling
+///
+/// Inside a message (serde) it moves: this one is closed by that, and whoever gets the message sends on. Of a
+/// message that is not sent after all it is closed.
 pub struct Sender<T: Message, M: Memory = Home, P: Peers = Home> {
     pub(super) memory: M,
     pub(super) parts: Parts<T>,
@@ -68,9 +74,9 @@ pub struct Sender<T: Message, M: Memory = Home, P: Peers = Home> {
     /// The message that is written next.
     pub(super) tail: u64,
     /// The first message for which there may be no room. `tail` itself once we must not send.
-    pub(super) limit: u64,
+    pub(super) limit: Cell<u64>,
     pub(super) light: bool,
-    pub(super) is_open: bool,
+    pub(super) is_open: Cell<bool>,
     pub(super) generation: u64,
     pub(super) spin: AdaptiveSpin,
 }
@@ -99,7 +105,7 @@ impl<T: Message, M: Memory, P: Peers> Sender<T, M, P> {
     /// [`TrySendError`], with the message.
     #[inline]
     pub fn try_send(&mut self, message: T) -> Result<(), TrySendError<T>> {
-        if self.tail == self.limit || !self.is_ours() {
+        if self.tail == self.limit.get() || !self.is_ours() {
             match self.make_room() {
                 Ok(()) => {}
                 Err(NoRoom::Full) => return Err(TrySendError::Full(message)),
@@ -133,7 +139,7 @@ impl<T: Message, M: Memory, P: Peers> Sender<T, M, P> {
         message: T,
         timeout: impl Into<Timeout>,
     ) -> Result<(), SendError<T>> {
-        if self.tail == self.limit || !self.is_ours() {
+        if self.tail == self.limit.get() || !self.is_ours() {
             match self.wait_for_room(timeout.into()) {
                 Ok(()) => {}
                 Err(GaveUp::Timeout) => return Err(SendError::Timeout(message)),
@@ -201,12 +207,12 @@ impl<T: Message, M: Memory, P: Peers> Sender<T, M, P> {
     /// Steps 1, 17 and 18.
     #[cold]
     fn make_room(&mut self) -> Result<(), NoRoom> {
-        if !self.is_open || !self.is_ours() {
+        if !self.is_open.get() || !self.is_ours() {
             return Err(NoRoom::Disconnected);
         }
         let lag = self.parts.slowest(self.tail).ok_or(NoRoom::Corrupt)?;
         let room = self.parts.capacity.saturating_sub(lag);
-        self.limit = self.tail.wrapping_add(room);
+        self.limit.set(self.tail.wrapping_add(room));
         match room {
             0 => Err(NoRoom::Full),
             _ => Ok(()),
