@@ -37,6 +37,7 @@ use multiprocess_core::thread::Caller;
 use multiprocess_core::{Deadline, Errno, LayoutHash, ShmSafe, Timeout, spin};
 
 use crate::lock::SuspendedLock;
+use crate::rlock::Kept;
 use crate::{LockError, LockGuard, Mutex, MutexGuard, RLock, RLockGuard};
 
 mod watch;
@@ -66,7 +67,7 @@ pub trait ConditionGuard: Sized + sealed::Sealed {
 
     /// Releases the lock, at all its depth.
     #[doc(hidden)]
-    fn suspend(self) -> Self::Suspended;
+    fn suspend(self) -> Result<Self::Suspended, LockError<Self>>;
 
     /// Takes it again, at the same depth.
     #[doc(hidden)]
@@ -78,8 +79,8 @@ impl sealed::Sealed for LockGuard<'_> {}
 impl<'a> ConditionGuard for LockGuard<'a> {
     type Suspended = SuspendedLock<'a>;
 
-    fn suspend(self) -> Self::Suspended {
-        LockGuard::suspend(self)
+    fn suspend(self) -> Result<Self::Suspended, LockError<Self>> {
+        Ok(LockGuard::suspend(self))
     }
 
     fn resume(suspended: Self::Suspended) -> Result<Self, LockError<Self>> {
@@ -92,10 +93,10 @@ impl<T> sealed::Sealed for MutexGuard<'_, T> {}
 impl<'a, T> ConditionGuard for MutexGuard<'a, T> {
     type Suspended = (&'a Mutex<T>, Caller<'a>);
 
-    fn suspend(self) -> Self::Suspended {
+    fn suspend(self) -> Result<Self::Suspended, LockError<Self>> {
         let suspended = (self.mutex(), self.caller());
         drop(self);
-        suspended
+        Ok(suspended)
     }
 
     fn resume((mutex, caller): Self::Suspended) -> Result<Self, LockError<Self>> {
@@ -108,17 +109,21 @@ impl sealed::Sealed for RLockGuard<'_> {}
 impl<'a> ConditionGuard for RLockGuard<'a> {
     type Suspended = (&'a RLock, Caller<'a>, u32);
 
-    fn suspend(self) -> Self::Suspended {
+    fn suspend(self) -> Result<Self::Suspended, LockError<Self>> {
         let (lock, caller) = (self.lock(), self.caller());
+        let depth = match lock.release_all(&caller) {
+            Ok(depth) => depth,
+            // A guard that fork has copied into a child, which then gets a depth of its own.
+            Err(Kept::NotOwned) => 1,
+            // Who is to notify us would wait for the lock.
+            Err(Kept::Pinned) => return Err(LockError::Deadlock),
+        };
         core::mem::forget(self);
-        // Not owned in one case only: a guard that fork has copied into a child, which then gets
-        // a depth of its own.
-        let depth = lock.release_all(&caller).unwrap_or(1);
-        (lock, caller, depth)
+        Ok((lock, caller, depth))
     }
 
     fn resume((lock, caller, depth): Self::Suspended) -> Result<Self, LockError<Self>> {
-        match lock.acquire_all(&caller, depth) {
+        match lock.acquire_all(&caller, Timeout::Never, depth) {
             Ok(()) => Ok(RLockGuard::of(lock, caller)),
             Err(error) => Err(error.map(|()| RLockGuard::of(lock, caller))),
         }
@@ -201,7 +206,8 @@ impl Condition {
     /// # Errors
     ///
     /// What taking the lock again says: with [`LockError::OwnerDied`] it is held, with any other
-    /// error it is not.
+    /// error the guard is gone. [`LockError::Deadlock`], at once, if the thread has another guard that
+    /// borrows what an [`RLock`] guards (a `Value`'s), and so cannot let go of the lock.
     pub fn wait<G: ConditionGuard>(&self, guard: G) -> Result<G, LockError<G>> {
         self.wait_until(guard, Deadline::NEVER)
             .map(|(guard, _)| guard)
@@ -251,7 +257,7 @@ impl Condition {
         deadline: Deadline,
     ) -> Result<(G, bool), LockError<G>> {
         let seen = self.word.fetch_or(SLEEPERS, Relaxed) | SLEEPERS;
-        let suspended = guard.suspend();
+        let suspended = guard.suspend()?;
         let parked = self.park(seen, deadline);
         let guard = G::resume(suspended)?;
         match parked {

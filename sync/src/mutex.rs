@@ -193,7 +193,8 @@ unsafe impl<T: ShmSafe> ShmSafe for Mutex<T> {
 /// The data of a locked [`Mutex`]; releases it when dropped.
 ///
 /// Not `Send`: the lock belongs to the thread that took it. A guard that is forgotten keeps the
-/// mutex locked until its thread ends, and its memory mapped.
+/// mutex locked until its thread ends, and its memory mapped. The next owner is told of a death then,
+/// also within this process: a borrow of a leaked guard (`Box::leak`) must not outlive its thread.
 #[must_use = "the mutex is released at once if the guard is not kept"]
 pub struct MutexGuard<'a, T> {
     mutex: &'a Mutex<T>,

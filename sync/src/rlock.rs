@@ -40,14 +40,15 @@ use crate::{LockError, NotOwner, RawMutex, TryLockError};
 /// # Fork
 ///
 /// A child does not own it, although its thread looks like its parent's.
-// *lock*: (1) owner already? depth + 1; else (2) acquire, (3) depth = 1. *release*: (4) depth - 1;
-// (5) at 0, release. The depth is written by the owner only.
+// *lock*: (1) owner already? depth + 1; else (2) acquire, (3) depth = 1, pins = 0. *release*: (4) depth - 1;
+// (5) at 0, release. Depth and pins are written by the owner only.
 #[repr(C)]
 pub struct RLock {
     raw: RawMutex,
     /// The owner.
     depth: AtomicU32,
-    reserved: AtomicU32,
+    /// The owner: so much of the depth is that of [pinned](RLockGuard::pin) guards.
+    pins: AtomicU32,
 }
 
 #[cfg(not(loom))]
@@ -62,7 +63,7 @@ impl RLock {
             Self {
                 raw: RawMutex::new(),
                 depth: AtomicU32::new(0),
-                reserved: AtomicU32::new(0),
+                pins: AtomicU32::new(0),
             }
         }
     }
@@ -152,18 +153,15 @@ impl RLock {
             self.depth.store(deeper, Relaxed);
             return Ok(());
         }
-        let taken = self.raw.acquire(caller, timeout);
-        if matches!(taken, Ok(()) | Err(LockError::OwnerDied(()))) {
-            self.depth.store(1, Relaxed);
-        }
-        taken
+        self.acquire_all(caller, timeout, 1)
     }
 
     /// Undoes one lock of the calling thread; the counterpart of a forgotten guard.
     ///
     /// # Errors
     ///
-    /// [`NotOwner`].
+    /// [`NotOwner`], also if all that this thread has left of it belongs to guards that borrow what the
+    /// lock guards (those of a `Value`).
     #[cfg(all(feature = "std", not(loom)))]
     #[inline]
     pub fn release(&self) -> Result<(), NotOwner> {
@@ -177,8 +175,19 @@ impl RLock {
     /// [`NotOwner`].
     #[inline]
     pub fn release_as(&self, caller: &Caller<'_>) -> Result<(), NotOwner> {
+        self.undo(caller, false)
+    }
+
+    #[inline]
+    fn undo(&self, caller: &Caller<'_>, pinned: bool) -> Result<(), NotOwner> {
         let owner = self.raw.owned_by(caller).ok_or(NotOwner)?;
         let depth = self.depth.load(Relaxed);
+        let pins = self.pins.load(Relaxed);
+        if pinned {
+            self.pins.store(pins.saturating_sub(1), Relaxed);
+        } else if pins != 0 && pins >= depth {
+            return Err(NotOwner);
+        }
         self.depth.store(depth.saturating_sub(1), Relaxed);
         if depth <= 1 {
             // SAFETY: the word says that it is the caller's, and only the caller can change that.
@@ -189,21 +198,38 @@ impl RLock {
     }
 
     /// Gives it up whatever the depth, which is returned.
-    pub(crate) fn release_all(&self, caller: &Caller<'_>) -> Result<u32, NotOwner> {
+    ///
+    /// # Errors
+    ///
+    /// [`Kept::Pinned`]: it is the caller's, and stays so.
+    pub(crate) fn release_all(&self, caller: &Caller<'_>) -> Result<u32, Kept> {
         if !self.raw.is_owned_by(caller) {
-            return Err(NotOwner);
+            return Err(Kept::NotOwned);
+        }
+        if self.pins.load(Relaxed) != 0 {
+            return Err(Kept::Pinned);
         }
         let depth = self.depth.load(Relaxed);
         self.depth.store(0, Relaxed);
-        self.raw.release(caller)?;
+        self.raw
+            .release(caller)
+            .map_err(|NotOwner| Kept::NotOwned)?;
         Ok(depth)
     }
 
     /// The opposite of [`release_all`](Self::release_all).
-    pub(crate) fn acquire_all(&self, caller: &Caller<'_>, depth: u32) -> Result<(), LockError<()>> {
-        let taken = self.raw.acquire(caller, Timeout::Never);
+    #[inline]
+    pub(crate) fn acquire_all(
+        &self,
+        caller: &Caller<'_>,
+        timeout: impl Into<Timeout>,
+        depth: u32,
+    ) -> Result<(), LockError<()>> {
+        let taken = self.raw.acquire(caller, timeout);
         if matches!(taken, Ok(()) | Err(LockError::OwnerDied(()))) {
             self.depth.store(depth, Relaxed);
+            // A dead owner's may be left.
+            self.pins.store(0, Relaxed);
         }
         taken
     }
@@ -223,9 +249,10 @@ impl RLock {
         self.raw.is_owned_by(&Caller::current())
     }
 
-    /// The lock underneath.
-    pub fn raw(&self) -> &RawMutex {
-        &self.raw
+    /// How many owners have died with it, modulo 2^32.
+    #[inline]
+    pub fn deaths(&self) -> u32 {
+        self.raw.deaths()
     }
 }
 
@@ -246,7 +273,10 @@ impl fmt::Debug for RLock {
 
 // SAFETY: `repr(C)` of a `ShmSafe` lock and two words of which any value is valid.
 unsafe impl ShmSafe for RLock {
-    const LAYOUT: LayoutHash = LayoutHash::of("RLock").mix(48).mix(RawMutex::LAYOUT.bits());
+    const LAYOUT: LayoutHash = LayoutHash::of("RLock")
+        .mix(48)
+        .mix(2)
+        .mix(RawMutex::LAYOUT.bits());
 
     unsafe fn placed(&self) {
         // SAFETY: the caller's word holds for every part.
@@ -258,6 +288,12 @@ unsafe impl ShmSafe for RLock {
     }
 }
 
+/// Why an [`RLock`] was not given up.
+pub(crate) enum Kept {
+    NotOwned,
+    Pinned,
+}
+
 /// Holds an [`RLock`] once; undoes that when dropped.
 ///
 /// Not `Send`: the lock belongs to the thread that took it.
@@ -265,6 +301,7 @@ unsafe impl ShmSafe for RLock {
 pub struct RLockGuard<'a> {
     lock: &'a RLock,
     caller: Caller<'a>,
+    pinned: bool,
     not_send: PhantomData<*const ()>,
 }
 
@@ -273,8 +310,22 @@ impl<'a> RLockGuard<'a> {
         Self {
             lock,
             caller,
+            pinned: false,
             not_send: PhantomData,
         }
+    }
+
+    /// From now on nothing but the drop of this guard, and the owner's death, gives back what it
+    /// holds: for guards that borrow what the lock guards.
+    #[doc(hidden)]
+    #[inline]
+    pub fn pin(mut self) -> Self {
+        if !self.pinned && self.lock.raw.is_owned_by(&self.caller) {
+            let pins = self.lock.pins.load(Relaxed);
+            self.lock.pins.store(pins.saturating_add(1), Relaxed);
+            self.pinned = true;
+        }
+        self
     }
 
     /// Declares what the lock guards whole again, after [`LockError::OwnerDied`].
@@ -298,8 +349,9 @@ impl<'a> RLockGuard<'a> {
 impl Drop for RLockGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        // Not the owner in one case only: a guard that fork has copied into a child.
-        let _ = self.lock.release_as(&self.caller);
+        // Not the owner: a guard that fork has copied into a child, or one whose share was released
+        // by hand.
+        let _ = self.lock.undo(&self.caller, self.pinned);
     }
 }
 

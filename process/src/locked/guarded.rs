@@ -7,7 +7,8 @@
 //! | `0x80` | the elements |
 //!
 //! The lock is recursive, but `&mut` is not: a thread that had two guards of one array would have
-//! two mutable borrows of it. So a guard also takes the *borrower* word, which the lock guards:
+//! two mutable borrows of it. So a guard also takes the *borrower* word, which the lock guards. And it
+//! pins the lock, which then cannot be released by hand, or by a condition, under it:
 //!
 //! | borrower | meaning | who enters | who leaves |
 //! |---|---|---|---|
@@ -27,10 +28,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use multiprocess_core::atomic::{
-    AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
-};
+use multiprocess_core::atomic::{AtomicU64, Ordering::Relaxed};
 use multiprocess_core::copy::RacyCell;
 use multiprocess_core::thread::Caller;
 use multiprocess_core::{AttachError, CreateError, LayoutHash, ShmSafe, Timeout};
@@ -187,20 +185,18 @@ impl<T: Plain> Guarded<T> {
     ) -> Result<Borrow<'a, T>, LockError<Borrow<'a, T>>> {
         let borrower = &self.head().borrower;
         let stamp = stamp(self.rlock(), lock.caller());
-        // Acquire pairs with the Release store in `Borrow`'s drop: the lock orders guards, unless it
-        // was released by hand under one.
-        let seen = borrower.load(Acquire);
+        // Relaxed, all three: the lock orders guards.
+        let seen = borrower.load(Relaxed);
         if seen == stamp {
             return Err(LockError::Deadlock);
         }
         if seen != 0 && seen >> 32 == stamp >> 32 {
             return Err(LockError::Corrupt);
         }
-        // Relaxed: read under the lock.
         borrower.store(stamp, Relaxed);
         Ok(Borrow {
             guarded: self,
-            lock,
+            lock: lock.pin(),
         })
     }
 }
@@ -208,7 +204,7 @@ impl<T: Plain> Guarded<T> {
 /// What `caller` writes into the borrower word while it has `lock`.
 #[inline]
 fn stamp(lock: &RLock, caller: Caller<'_>) -> u64 {
-    u64::from(lock.raw().deaths()) << 32 | u64::from(caller.thread().id())
+    u64::from(lock.deaths()) << 32 | u64::from(caller.thread().id())
 }
 
 impl<T> Guarded<T> {
@@ -263,7 +259,8 @@ impl<T: Plain> Borrow<'_, T> {
     #[inline]
     pub(super) fn elements(&self) -> &[T] {
         // SAFETY: `len` elements, mapped as long as the handle is borrowed. This is the only borrow
-        // of them: there was no other in any process, and none begins before it is dropped.
+        // of them: there was no other in any process, and none begins before it is dropped or this
+        // thread dies: it has pinned the lock.
         // Peers write under the lock only (trusting); T takes any bytes.
         unsafe { self.guarded.elements().as_ref() }
     }
@@ -282,8 +279,7 @@ impl<T> Drop for Borrow<'_, T> {
         // Another one's in one case only: a guard that fork has copied into a child, whose thread is
         // another.
         if borrower.load(Relaxed) == stamp(self.guarded.rlock(), self.lock.caller()) {
-            // Pairs with the Acquire load in `borrow`.
-            borrower.store(0, Release);
+            borrower.store(0, Relaxed);
         }
     }
 }

@@ -39,7 +39,9 @@ const KIND: LayoutHash = LayoutHash::of("Value");
 ///
 /// Of everything that locks, [`LockError`]; [`Deadlock`](LockError::Deadlock) if the thread has a
 /// guard of this very value already. The lock itself is recursive: a thread that has taken it by
-/// [`get_lock`](Self::get_lock), or for another value that shares it, gets the guard.
+/// [`get_lock`](Self::get_lock), or for another value that shares it, gets the guard. It stays locked
+/// while a guard lives: to release it by hand is [`NotOwner`](crate::NotOwner) then, and to wait with it
+/// at a [`Condition`](crate::sync::Condition) is [`Deadlock`](LockError::Deadlock).
 ///
 /// # Memory ordering
 ///
@@ -48,11 +50,8 @@ const KIND: LayoutHash = LayoutHash::of("Value");
 /// # Crash safety
 ///
 /// A process killed with a guard leaves the value as far as it was written, and the next one is told. With
-/// a lock of several values one is told for all of them. A lock that is released by hand, or in
-/// [`Condition::wait`](crate::sync::Condition::wait), while a guard lives, gives nobody else the
-/// value: others see [`Corrupt`](LockError::Corrupt) until the guard is dropped, for good if its
-/// process dies in between. Trust: *trusting*: `&mut T` assumes that peers write under the lock only; T
-/// accepts any bytes.
+/// a lock of several values one is told for all of them. Trust: *trusting*: `&mut T` assumes that peers
+/// write under the lock only; T accepts any bytes.
 ///
 /// # Fork
 ///
@@ -197,7 +196,8 @@ impl<'de, T: Plain> Deserialize<'de> for Value<T> {
 
 /// The value of a locked [`Value`]; releases the lock when dropped.
 ///
-/// Not `Send`: the lock belongs to the thread that took it.
+/// Not `Send`: the lock belongs to the thread that took it. A borrow of a guard that was leaked must not
+/// outlive that thread, as of a [`MutexGuard`](crate::MutexGuard).
 #[must_use = "the lock is released at once if the guard is not kept"]
 pub struct ValueGuard<'a, T>(Borrow<'a, T>);
 
