@@ -36,7 +36,9 @@ pub struct AtFork {
 /// # Panics
 ///
 /// This does not. A hook that panics before the fork or in the parent panics out of the start (and
-/// after the fork, the child goes on); one that panics in the child is the child's panic.
+/// after the fork, the child goes on); one that panics in the child is the child's panic. In a
+/// forkserver, where nobody could catch it, a panic before the fork makes the start fail with `ECANCELED`,
+/// and one after it in the server changes nothing.
 pub fn at_fork(hooks: AtFork) {
     registry::add_hooks(hooks);
 }

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use multiprocess_core::Deadline;
@@ -60,6 +60,9 @@ pub fn init() {
     // Rust's own runtime does this before main; the hook comes earlier.
     // SAFETY: installs no handler, only the disposition.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    if stdio::occupy().is_err() {
+        fork::exit_now(SETUP_FAILED);
+    }
     let Some(control) = control_socket() else {
         let _ = writeln!(
             io::stderr(),
@@ -89,7 +92,7 @@ pub(crate) fn is_unclaimed() -> bool {
 
 fn control_socket() -> Option<OwnedFd> {
     // SAFETY: only asks the kernel about a number; nothing is done with it if it is not open.
-    let probe = unsafe { std::os::fd::BorrowedFd::borrow_raw(CONTROL_FD) };
+    let probe = unsafe { BorrowedFd::borrow_raw(CONTROL_FD) };
     if !socket::is_socket(probe) {
         return None;
     }
@@ -137,7 +140,8 @@ fn perform(frame: Frame, hooks: Hooks) -> Result<Encoded, Refusal> {
     }
     let environ = call.birth.settings.environment.environ();
     let environ = environ.map_err(|error| error.to_string())?;
-    call.birth.settle(parent, &streams, environ)?;
+    let identity = call.birth.settle(parent.as_fd(), &streams, environ)?;
+    current::assume(identity, parent);
     drop(streams);
     if let Some(log) = call.log {
         log.inherit()?;
@@ -159,13 +163,13 @@ pub(crate) struct Birth {
 }
 
 impl Birth {
-    /// Makes this process, which has one thread, what it is to be.
+    /// Makes this process, which has one thread, what it is to be; who it is then.
     fn settle(
         self,
-        parent: OwnedFd,
+        parent: BorrowedFd<'_>,
         streams: &[Option<impl AsFd>; 3],
         environ: Option<Environ>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Identity, Refusal> {
         self.settings.apply()?;
         for (number, fd) in streams.iter().enumerate() {
             if let Some(fd) = fd {
@@ -178,11 +182,11 @@ impl Birth {
             unsafe { environ.install() };
         }
         if let Some(leash) = self.leash {
-            let parent = parent.try_clone().map_err(|error| error.to_string())?;
-            die_with(leash, parent).map_err(|error| error.to_string())?;
+            let watch = |parent| die_with(leash, parent);
+            let watched = parent.try_clone_to_owned().and_then(watch);
+            watched.map_err(|error| format!("watching the parent: {error}"))?;
         }
-        current::assume(self.identity, parent);
-        Ok(())
+        Ok(self.identity)
     }
 }
 
@@ -208,8 +212,8 @@ pub(crate) fn run_forked(
             environ,
         } = forked;
         // Before the streams' descriptors go, with all ends that are the parent's.
-        let settled = birth.settle(parent, streams, environ);
-        registry::forget_parents_children();
+        let settled = birth.settle(parent.as_fd(), streams, environ);
+        registry::forget_parents_children(parent.as_fd());
         // The parent has our pidfd once it says so: whatever reaps its children then, it will
         // know our end.
         let mut go = [0];
@@ -219,7 +223,7 @@ pub(crate) fn run_forked(
             &mut Vec::new(),
             RecvFlags::empty(),
         ) {
-            Ok(1) => settled?,
+            Ok(1) => current::assume(settled?, parent),
             // It died, or had no descriptor left.
             _ => fork::exit_now(SETUP_FAILED),
         }
@@ -235,10 +239,11 @@ fn finish(control: OwnedFd, outcome: Result<Result<Encoded, Refusal>, Box<dyn An
     let (reply, parcel, code) = match outcome {
         Ok(Ok(Encoded { bytes, parcel })) => (Reply::Returned(bytes), parcel, OK),
         Ok(Err(refusal)) => (Reply::Refused(refusal), Parcel::default(), SETUP_FAILED),
-        Err(payload) => {
-            let message = message(&*payload);
-            (Reply::Panicked(message), Parcel::default(), PANICKED)
-        }
+        Err(payload) => (
+            Reply::Panicked(message(payload)),
+            Parcel::default(),
+            PANICKED,
+        ),
     };
     let fds: Vec<_> = parcel.fds().collect();
     // Fails if the parent is gone or does not want to know.
@@ -254,14 +259,17 @@ fn finish(control: OwnedFd, outcome: Result<Result<Encoded, Refusal>, Box<dyn An
     fork::exit_flushed(code)
 }
 
-pub(crate) fn message(payload: &(dyn Any + Send)) -> String {
-    if let Some(text) = payload.downcast_ref::<&str>() {
+/// What a panic says. The payload is not dropped, which is the program's code and may panic, too.
+pub(crate) fn message(payload: Box<dyn Any + Send>) -> String {
+    let text = if let Some(text) = payload.downcast_ref::<&str>() {
         (*text).to_owned()
     } else if let Some(text) = payload.downcast_ref::<String>() {
         text.clone()
     } else {
         "a value that is no string".to_owned()
-    }
+    };
+    std::mem::forget(payload);
+    text
 }
 
 /// What ends a daemon with its parent, beside the thread that watches.

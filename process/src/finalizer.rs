@@ -107,7 +107,9 @@ pub(crate) fn run_all() {
             let Some((index, _)) = first else { return };
             finalizers.remove(index)
         };
-        // The panic hook has said what is to be said.
-        let _ = catch_unwind(AssertUnwindSafe(next.run));
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(next.run)) {
+            // The panic hook has said what is to be said. To drop this may be the next panic.
+            std::mem::forget(payload);
+        }
     }
 }

@@ -16,7 +16,7 @@ use crate::entry::{Entry, Refusal};
 /// multiprocess::entry!("example.add", add);
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// // Here in the same program; another one is named by `Context::program`.
+/// // Here in the same program; another one is named by `Context::spawn_program`.
 /// let context = multiprocess::Context::default();
 /// let sum = context.spawn_named::<(u64, u64), u64>("example.add", (40, 2))?;
 /// assert_eq!(sum.join()?, 42);

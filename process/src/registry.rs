@@ -161,16 +161,15 @@ impl AsFd for ParentEnd {
 
 /// In a forked child: lets go of what belongs to the parent.
 ///
-/// The numbers stay taken, by /dev/null: their owners, copies of the parent's values, may
-/// still be dropped here and must not close somebody else's descriptor.
-pub(crate) fn forget_parents_children() {
+/// The numbers stay taken, by duplicates of `parent`, a pidfd, which takes no new one: their owners,
+/// copies of the parent's values, may still be dropped here and must not close somebody else's
+/// descriptor.
+pub(crate) fn forget_parents_children(parent: BorrowedFd<'_>) {
     let mut registry = registry();
-    if let Ok(null) = std::fs::File::open("/dev/null") {
-        for number in registry.ends.drain(..) {
-            // SAFETY: dup3 replaces an open descriptor of this process, whose owner (a
-            // `ParentEnd` copied by fork) keeps a valid one.
-            unsafe { libc::dup3(null.as_raw_fd(), number, libc::O_CLOEXEC) };
-        }
+    for number in registry.ends.drain(..) {
+        // SAFETY: dup3 replaces an open descriptor of this process, whose owner (a
+        // `ParentEnd` copied by fork) keeps a valid one.
+        unsafe { libc::dup3(parent.as_raw_fd(), number, libc::O_CLOEXEC) };
     }
     // The parent's children are not ours to reap. Closing a pidfd does nothing to them.
     registry.children.clear();

@@ -168,6 +168,24 @@ impl Plumbing {
     }
 }
 
+/// In the child: opens `/dev/null` for streams that its parent has closed. Else the next
+/// descriptors to come, of shared memory, would have their numbers, and what is printed would be
+/// written over it. Rust's own runtime does this before main; the hook comes earlier.
+pub(crate) fn occupy() -> io::Result<()> {
+    for number in 0..FIRST_FREE {
+        // SAFETY: asks about a number, whatever it is.
+        if unsafe { libc::fcntl(number, libc::F_GETFD) } != -1 {
+            continue;
+        }
+        // The lowest number that is free is this one. Not close-on-exec, as streams are.
+        // SAFETY: the path is NUL-terminated.
+        if unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 /// In the child: makes `fd` the stream of that number.
 pub(crate) fn install(stream: usize, fd: BorrowedFd<'_>) -> io::Result<()> {
     // Received descriptors may have low numbers, where the streams were closed.

@@ -184,6 +184,39 @@ fn a_forkserver_drops_what_is_no_request_and_goes_on() {
     assert!(server.wait().unwrap().success());
 }
 
+#[test]
+fn a_status_socket_that_takes_nothing_holds_up_nobody() {
+    let _watchdog = Watchdog::seconds(120);
+    let (requests, theirs) = pair(SocketType::SEQPACKET);
+    let mut server = start("forkserver", &theirs);
+    drop(theirs);
+    let null = File::open("/dev/null").unwrap();
+    let (_unread, full) = pair(SocketType::SEQPACKET);
+    let filler = [IoSlice::new(&[0; 1024])];
+    let mut nothing = SendAncillaryBuffer::default();
+    while rustix::net::sendmsg(&full, &filler, &mut nothing, SendFlags::DONTWAIT).is_ok() {}
+    // A child, a daemon, a preload: each answer would wait for room.
+    send(&requests, &[0], &[null.as_fd(), full.as_fd()]);
+    send(&requests, &[1], &[null.as_fd(), full.as_fd(), null.as_fd()]);
+    send(&requests, &[2, 0xa5], &[full.as_fd()]);
+    let (status, theirs) = pair(SocketType::SEQPACKET);
+    send(&requests, &[0], &[null.as_fd(), theirs.as_fd()]);
+    drop(theirs);
+    assert_eq!(receive(&status).1, 1, "others are served");
+    drop(requests);
+    assert!(server.wait().unwrap().success());
+}
+
+#[test]
+fn a_client_that_shuts_its_end_down_ends_the_server_and_does_not_drive_it() {
+    let _watchdog = Watchdog::seconds(120);
+    let (requests, theirs) = pair(SocketType::SEQPACKET);
+    let mut server = start("forkserver", &theirs);
+    drop(theirs);
+    rustix::net::shutdown(&requests, rustix::net::Shutdown::Write).unwrap();
+    assert!(server.wait().unwrap().success());
+}
+
 /// Writes garbage over the control socket, which is the only socket that a fresh child has.
 fn answer_with_garbage(bytes: Vec<u8>) {
     let fds = std::fs::read_dir("/proc/self/fd").unwrap();

@@ -157,19 +157,21 @@ impl Context {
             let work = move || work(&bytes, parcel.into_fds());
             child::run_forked(theirs, forked, &plumbing.theirs, hooks, work)
         }
-        hooks.in_parent();
-        let pid = pid?;
-        drop(theirs);
-        let started = Started {
-            pid,
-            pidfd: pidfd::open_child(pid)?,
-            control: ours,
-            status: None,
-        };
-        // It waits for this, so that it cannot have ended, and been reaped by others, before there
-        // was a pidfd of it. If it was killed meanwhile, join will tell.
-        let _ = socket::send(started.control.as_fd(), &[0], &[]);
-        parcel.into_fds(); // the child has copies
-        Ok(Process::new(name, self.is_daemon(), plumbing.ours, started))
+        let process = pid.and_then(|pid| {
+            drop(theirs);
+            let started = Started {
+                pid,
+                pidfd: pidfd::open_child(pid)?,
+                control: ours,
+                status: None,
+            };
+            // It waits for this, so that it cannot have ended, and been reaped by others, before there
+            // was a pidfd of it. If it was killed meanwhile, join will tell.
+            let _ = socket::send(started.control.as_fd(), &[0], &[]);
+            parcel.into_fds(); // the child has copies
+            Ok(Process::new(name, self.is_daemon(), plumbing.ours, started))
+        });
+        hooks.in_parent(); // may panic: the process is one that nobody has kept
+        Ok(process?)
     }
 }

@@ -2,9 +2,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::panic::catch_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use rustix::process::Signal;
 
@@ -89,7 +90,7 @@ fn wait(requests: Option<&OwnedFd>, children: &[Child]) -> io::Result<Ready> {
         .map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN))
         .collect();
     while let Err(errno) = poll(&mut polled, None) {
-        if errno != rustix::io::Errno::INTR {
+        if errno != Errno::INTR {
             return Err(errno.into());
         }
     }
@@ -112,18 +113,23 @@ fn report(child: &Child) -> bool {
     match pidfd::reap(child.pidfd.as_fd()) {
         Ok(None) => false,
         Ok(Some(code)) => {
-            // The requester may be gone.
-            let _ = socket::send(child.status.as_fd(), &code.to_le_bytes(), &[]);
+            tell(&child.status, &code.to_le_bytes(), &[]);
             true
         }
         Err(_) => true,
     }
 }
 
+/// Tells a requester, which may be gone, or have sent a socket that takes nothing: the others do not
+/// wait for it.
+fn tell(status: &OwnedFd, answer: &[u8], fds: &[BorrowedFd<'_>]) {
+    let _ = socket::send_now(status.as_fd(), answer, fds);
+}
+
 /// Tells a requester why it gets no child.
 fn refuse(status: &OwnedFd, error: &io::Error) {
     let errno = error.raw_os_error().unwrap_or(libc::EIO);
-    let _ = socket::send(status.as_fd(), &(-errno).to_le_bytes(), &[]);
+    tell(status, &(-errno).to_le_bytes(), &[]);
 }
 
 /// Handles one request. Returns the socket, or `None` at its end. In the child: never.
@@ -150,7 +156,7 @@ fn answer(requests: OwnedFd, children: &mut Vec<Child>) -> Option<OwnedFd> {
             if let Err(why) = preload(rest) {
                 answer.extend(why.bytes().take(LONGEST - 1));
             }
-            let _ = socket::send(status.as_fd(), &answer, &[]);
+            tell(&status, &answer, &[]);
             Some(requests)
         }
         // Nobody asks like this.
@@ -158,11 +164,12 @@ fn answer(requests: OwnedFd, children: &mut Vec<Child>) -> Option<OwnedFd> {
     }
 }
 
-/// An empty datagram looks like the end of all clients.
+/// An empty datagram looks like the end of all clients. That their end was shut down is an end, too.
 fn has_hung_up(requests: BorrowedFd<'_>) -> bool {
-    let mut polled = [PollFd::from_borrowed_fd(requests, PollFlags::empty())];
+    let mut polled = [PollFd::from_borrowed_fd(requests, PollFlags::RDHUP)];
     let now = rustix::event::Timespec::default();
-    poll(&mut polled, Some(&now)).is_ok() && polled[0].revents().contains(PollFlags::HUP)
+    let ends = PollFlags::HUP | PollFlags::RDHUP;
+    poll(&mut polled, Some(&now)).is_ok() && polled[0].revents().intersects(ends)
 }
 
 fn preload(target: &[u8]) -> Result<(), Refusal> {
@@ -171,7 +178,7 @@ fn preload(target: &[u8]) -> Result<(), Refusal> {
     // Of the preload's message nothing but its result is kept: () in, () out.
     match catch_unwind(|| (entry.run)(&[], Vec::new())) {
         Ok(outcome) => drop(outcome?),
-        Err(payload) => return Err(format!("it panicked: {}", child::message(&*payload))),
+        Err(payload) => return Err(format!("it panicked: {}", child::message(payload))),
     }
     refuse_threads()
 }
@@ -183,7 +190,15 @@ fn fork_child(
     status: OwnedFd,
     client: Option<OwnedFd>,
 ) -> OwnedFd {
-    let hooks = at_fork::before_fork();
+    // A hook that panics is not to end the server, and with it what others wait for.
+    let hooks = match catch_unwind(at_fork::before_fork) {
+        Ok(hooks) => hooks,
+        Err(payload) => {
+            std::mem::forget(payload);
+            refuse(&status, &Errno::CANCELED.into());
+            return requests;
+        }
+    };
     let streams = fork::Streams::hold(); // flushes
     // SAFETY: this process has one thread (checked at the start and after the preload; nothing
     // here starts another), so no lock can be held by a thread that the child lacks.
@@ -201,7 +216,7 @@ fn fork_child(
             Ok(pidfd) => {
                 // Should the requester be gone, the child finds its control socket closed, and
                 // exits; it is to be reaped all the same.
-                let _ = socket::send(status.as_fd(), &pid.to_le_bytes(), &[pidfd.as_fd()]);
+                tell(&status, &pid.to_le_bytes(), &[pidfd.as_fd()]);
                 children.push(Child {
                     pidfd,
                     status,
@@ -213,6 +228,8 @@ fn fork_child(
         // Out of processes or memory.
         Err(error) => refuse(&status, &error),
     }
-    hooks.in_parent();
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| hooks.in_parent())) {
+        std::mem::forget(payload);
+    }
     requests
 }
