@@ -3,9 +3,11 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use multiprocess_core::thread::generation;
 use multiprocess_core::{Deadline, Timeout};
 use rustix::net::{RecvFlags, Shutdown};
 use rustix::process::Signal;
@@ -64,6 +66,10 @@ pub struct Process<R> {
     exit_code: Option<i32>,
     /// Its forkserver died: until when the kernel is asked for its exit code.
     orphaned: Option<Deadline>,
+    /// Whose handle it is: a forked child's copy reads nothing.
+    generation: u64,
+    /// For a result that came and that nobody takes.
+    discard: fn(Frame),
     result: PhantomData<fn() -> R>,
 }
 
@@ -84,7 +90,7 @@ pub(crate) struct Started {
     pub(crate) status: Option<OwnedFd>,
 }
 
-impl<R> Process<R> {
+impl<R: DeserializeOwned> Process<R> {
     pub(crate) fn new(name: String, daemon: bool, pipes: Pipes, started: Started) -> Self {
         let kin = Arc::new(Kin {
             pid: started.pid,
@@ -103,10 +109,14 @@ impl<R> Process<R> {
             reply: None,
             exit_code: None,
             orphaned: None,
+            generation: generation(),
+            discard: discard::<R>,
             result: PhantomData,
         }
     }
+}
 
+impl<R> Process<R> {
     pub(crate) fn control(&self) -> BorrowedFd<'_> {
         self.control.as_fd()
     }
@@ -234,10 +244,12 @@ impl<R> Process<R> {
             // end of the process alone hangs if it blocks writing a large result.
             let fds = [self.control.as_fd(), self.kin.pidfd.as_fd()];
             let [readable, ended] = pidfd::wait_any(fds, deadline)?;
-            match self.reader.try_advance(self.control.as_fd()) {
+            // What is still to come of one that has ended is there.
+            let patience = if ended { Deadline::NEVER } else { deadline };
+            match self.reader.try_advance(self.control.as_fd(), patience) {
                 Ok(Some(frame)) => self.reply = Some(Ok(frame)),
                 Ok(None) if ended => self.reply = Some(Err(JoinError::Exited(0))),
-                Ok(None) if readable => {}
+                Ok(None) if readable && !deadline.has_passed() => {}
                 Ok(None) => return Ok(()), // the deadline
                 Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
                     self.reply = Some(Err(JoinError::Exited(0)));
@@ -364,6 +376,15 @@ impl<R: DeserializeOwned> Process<R> {
     }
 }
 
+/// Drops a result, and with it the ends of rings in it, whose peers are told. What it runs is the
+/// program's: a panic of it is no reason to panic here.
+fn discard<R: DeserializeOwned>(frame: Frame) {
+    let dropped = catch_unwind(AssertUnwindSafe(|| drop(interpret::<R>(frame))));
+    if let Err(payload) = dropped {
+        std::mem::forget(payload);
+    }
+}
+
 fn interpret<R: DeserializeOwned>(frame: Frame) -> Result<R, JoinError> {
     let reply = postcard::from_bytes(&frame.body)
         .map_err(|error| JoinError::Result(format!("malformed reply: {error}")))?;
@@ -385,6 +406,25 @@ impl<R> Drop for Process<R> {
     fn drop(&mut self) {
         if self.exit_code.is_none() {
             registry::detach(&self.kin);
+        }
+        if self.generation != generation() {
+            return;
+        }
+        let frame = match self.reply.take() {
+            Some(reply) => reply.ok(),
+            None => {
+                // From here on its child learns that nobody reads; what it has sent before is there.
+                let _ = rustix::net::shutdown(&self.control, Shutdown::Read);
+                let rest = self
+                    .reader
+                    .try_advance(self.control.as_fd(), Deadline::NEVER);
+                rest.ok().flatten()
+            }
+        };
+        if let Some(frame) = frame
+            && !frame.fds.is_empty()
+        {
+            (self.discard)(frame);
         }
     }
 }

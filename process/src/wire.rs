@@ -12,6 +12,7 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use multiprocess_core::Deadline;
 use rustix::net::RecvFlags;
 
 use crate::sys::socket::{self, MAX_FDS};
@@ -78,10 +79,16 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// Takes what is there without waiting. `None`: more is to come.
-    pub(crate) fn try_advance(&mut self, socket: BorrowedFd<'_>) -> io::Result<Option<Frame>> {
+    /// Takes what is there without waiting, until the deadline: a peer may send faster than we read.
+    /// `None`: more is to come.
+    pub(crate) fn try_advance(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        deadline: Deadline,
+    ) -> io::Result<Option<Frame>> {
         loop {
             match self.advance(socket, RecvFlags::DONTWAIT) {
+                Ok(None) if deadline.has_passed() => return Ok(None),
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 other => return other,

@@ -95,6 +95,25 @@ fn a_result_that_its_parent_never_reads_disconnects_the_peer() {
 }
 
 #[test]
+fn a_result_that_came_and_that_nobody_takes_disconnects_the_peer() {
+    let _watchdog = Watchdog::seconds(LIMIT);
+    let _turn = turn();
+    let give_back = |producer: spsc::Producer<u64>| producer;
+    for (context, reads_it) in contexts().into_iter().zip([true, false, true]) {
+        let (producer, mut consumer) = spsc::channel::<u64>(4).unwrap();
+        let mut child = context.spawn(give_back, producer).unwrap();
+        if reads_it {
+            assert_eq!(child.wait_timeout(LONG).unwrap(), Some(0));
+        }
+        while child.is_alive() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        drop(child);
+        assert_eq!(consumer.pop_timeout(LONG), Err(RecvError::Disconnected));
+    }
+}
+
+#[test]
 fn a_spawn_without_descriptors_disconnects_the_peer() {
     let _watchdog = Watchdog::seconds(LIMIT);
     // In a process of its own, whose limit may be lowered.

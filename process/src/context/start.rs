@@ -7,6 +7,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use rustix::net::SocketType;
 use rustix::process::getpid;
 use rustix::thread::gettid;
+use serde::de::DeserializeOwned;
 
 use super::shared::{shared_server, start_through, start_through_shared};
 use super::{Context, Method, is_disconnect, this_program};
@@ -24,7 +25,7 @@ use crate::{SpawnError, at_fork, wire};
 
 impl Context {
     /// Starts a process afresh, and sends it a call.
-    pub(super) fn start_call<R>(
+    pub(super) fn start_call<R: DeserializeOwned>(
         &self,
         target: Target,
         arguments: Encoded,
@@ -123,7 +124,7 @@ impl Context {
     }
 
     /// Forks a child that does `work` with `arguments`.
-    pub(super) fn start_fork<R>(
+    pub(super) fn start_fork<R: DeserializeOwned>(
         &self,
         arguments: Encoded,
         work: impl FnOnce(&[u8], Vec<OwnedFd>) -> Result<Encoded, Refusal>,
