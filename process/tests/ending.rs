@@ -40,6 +40,22 @@ under_all_methods!(finalizers_run_in_order_and_once, |method| {
     assert_eq!(trace.get(0), Some(7_812_345));
 });
 
+// Once `exit` runs them the thread's locals are gone, to send was a panic.
+under_all_methods!(finalizers_start_processes_at_exit, |method| {
+    let work = |trace: RawArray<u64>| -> () {
+        at_exit(0, move || {
+            let note = |trace: RawArray<u64>| note(&trace, 1);
+            let child = Context::spawn_exec().spawn(note, trace.clone());
+            child.unwrap().join().unwrap();
+        });
+        std::process::exit(3)
+    };
+    let trace = RawArray::<u64>::zeroed(1).unwrap();
+    let mut process = start(method, work, trace.clone());
+    assert_eq!(process.wait_timeout(Timeout::Never).unwrap(), Some(3));
+    assert_eq!(trace.get(0), Some(1));
+});
+
 under_all_methods!(finalizers_run_at_exit_and_after_a_panic, |method| {
     let work = |(trace, how): (RawArray<u64>, u32)| {
         later(&trace, 0, 1);

@@ -23,19 +23,25 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread::LocalKey;
 
 use multiprocess_core::{AttachError, Errno, ShmSafe};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
 use crate::{ParticipantError, Participants, Shared};
 
+/// What a message under way has, if there is one. Without a destructor, which would end it with its
+/// thread's first locals: what runs at the exit of a program sends, too. Empty at rest.
+type Slot<T> = RefCell<ManuallyDrop<Option<T>>>;
+
 thread_local! {
-    /// Descriptors of the message being serialised by this thread, if there is one.
-    static OUTGOING: RefCell<Option<Parcel>> = const { RefCell::new(None) };
+    /// Descriptors of the message being serialised by this thread.
+    static OUTGOING: Slot<Parcel> = const { RefCell::new(ManuallyDrop::new(None)) };
     /// Descriptors of the message being deserialised that nobody has claimed yet.
-    static INCOMING: RefCell<Option<Vec<Option<OwnedFd>>>> = const { RefCell::new(None) };
-    /// Why the last handle did not travel.
+    static INCOMING: Slot<Vec<Option<OwnedFd>>> = const { RefCell::new(ManuallyDrop::new(None)) };
+    /// Why the last handle did not travel; nothing when the thread's locals are gone.
     static REFUSAL: RefCell<Option<Refusal>> = const { RefCell::new(None) };
 }
 
@@ -73,7 +79,13 @@ pub fn take_refusal() -> Option<String> {
 /// As [`take_refusal`], with the kernel's word.
 #[doc(hidden)]
 pub fn take_whole_refusal() -> Option<Refusal> {
-    REFUSAL.take()
+    set_refusal(None)
+}
+
+/// What it was before.
+fn set_refusal(refusal: Option<Refusal>) -> Option<Refusal> {
+    let before = REFUSAL.try_with(|slot| slot.replace(refusal));
+    before.ok().flatten()
 }
 
 /// An error for which a handle does not travel.
@@ -115,7 +127,7 @@ impl Reason for ParticipantError {
 
 fn refuse(reason: impl Reason) -> String {
     let (why, errno) = (reason.to_string(), reason.errno());
-    REFUSAL.set(Some(Refusal {
+    set_refusal(Some(Refusal {
         why: why.clone(),
         errno,
     }));
@@ -136,27 +148,32 @@ pub fn refuse_receiving<E: de::Error>(why: impl Reason) -> E {
 
 /// Puts a thread-local back to what it was, also when the closure in between panics.
 struct Restore<T: 'static> {
-    slot: &'static std::thread::LocalKey<RefCell<Option<T>>>,
+    slot: &'static LocalKey<Slot<T>>,
     outer: Option<T>,
 }
 
 impl<T> Restore<T> {
-    fn replace(slot: &'static std::thread::LocalKey<RefCell<Option<T>>>, value: T) -> Self {
-        let outer = slot.replace(Some(value));
+    fn replace(slot: &'static LocalKey<Slot<T>>, value: T) -> Self {
+        let outer = put(slot, Some(value));
         Self { slot, outer }
     }
 
     /// What the closure left.
     fn take(&self) -> Option<T> {
-        self.slot.take()
+        put(self.slot, None)
     }
 }
 
 impl<T> Drop for Restore<T> {
     fn drop(&mut self) {
         // Dropped when the slot is no longer borrowed: a parcel has something to do then.
-        drop(self.slot.replace(self.outer.take()));
+        drop(put(self.slot, self.outer.take()));
     }
+}
+
+/// Puts something in; what it was before.
+fn put<T>(slot: &'static LocalKey<Slot<T>>, value: Option<T>) -> Option<T> {
+    ManuallyDrop::into_inner(slot.replace(ManuallyDrop::new(value)))
 }
 
 /// The descriptors of a serialised message, on their way to whoever gets them.
@@ -234,7 +251,7 @@ pub fn collect<R>(serialise: impl FnOnce() -> R) -> (R, Vec<OwnedFd>) {
 /// As [`collect`], with the descriptors in a [`Parcel`] that may still be lost.
 pub fn collect_parcel<R>(serialise: impl FnOnce() -> R) -> (R, Parcel) {
     let scope = Restore::replace(&OUTGOING, Parcel::default());
-    REFUSAL.set(None);
+    set_refusal(None);
     let result = serialise();
     let parcel = scope.take().unwrap_or_default();
     (result, parcel)
@@ -250,7 +267,7 @@ pub fn supply<R>(fds: Vec<OwnedFd>, deserialise: impl FnOnce() -> R) -> R {
 /// same type leaves none.
 pub fn supply_and_count<R>(fds: Vec<OwnedFd>, deserialise: impl FnOnce() -> R) -> (R, usize) {
     let scope = Restore::replace(&INCOMING, fds.into_iter().map(Some).collect());
-    REFUSAL.set(None);
+    set_refusal(None);
     let result = deserialise();
     let left = scope.take().unwrap_or_default();
     (result, left.iter().flatten().count())
