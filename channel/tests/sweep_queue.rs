@@ -323,7 +323,7 @@ fn swept(op: Op, len: usize) {
 }
 
 #[test]
-fn put() {
+fn put_a_small_value() {
     swept(Op::Put, 8);
 }
 
@@ -333,7 +333,7 @@ fn put_a_large_value() {
 }
 
 #[test]
-fn take() {
+fn take_a_small_value() {
     swept(Op::Take, 8);
 }
 
