@@ -5,8 +5,8 @@
 //! a deadlock here, too: time stands still.
 //!
 //! Shown to fail (`.ci/mutants`, `shuttle/`): a bell of `mpmc`, and of `broadcast`, that is not rung; a message that
-//! was stepped over and is not sent again; orphans that are not announced; a lossless receiver that gives room
-//! before it has read.
+//! was stepped over and is not sent again; the sign that a side is deserted taken away late, or set and not told; a
+//! lossless receiver that gives room before it has read.
 //!
 //! [shuttle]: https://docs.rs/shuttle
 #![cfg(shuttle)]
