@@ -485,6 +485,10 @@ impl<S: Side, M: Memory, P: Peers> Endpoint<S, M, P> {
 
 impl<S: Side, M: Memory, P: Peers> Drop for Endpoint<S, M, P> {
     fn drop(&mut self) {
+        #[cfg(feature = "serde")]
+        if multiprocess_shm::transfer::is_refused_for_now() && self.give_away() {
+            return; // its message comes again
+        }
         self.close();
     }
 }

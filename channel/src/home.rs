@@ -172,15 +172,15 @@ impl Home {
     }
 
     /// As [`attach`](Self::attach). If this process cannot become a participant, `otherwise` gets the
-    /// ring's bytes.
+    /// ring's bytes, and why.
     #[cfg(feature = "serde")]
     pub(crate) fn attach_or<R: Housed>(
         file: OwnedFd,
-        otherwise: impl FnOnce(Region<'_>),
+        otherwise: impl FnOnce(Region<'_>, &ChannelError),
     ) -> Result<Self, ChannelError> {
         let (segment, config) = Segment::attach_place::<State<R>>(file)?;
         Self::join::<R>(segment, &config).map_err(|(segment, error)| {
-            otherwise(segment.payload());
+            otherwise(segment.payload(), &error);
             error
         })
     }

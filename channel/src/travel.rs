@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use multiprocess_core::{CreateError, Errno, Region};
-use multiprocess_shm::transfer::{Fd, Reason, refuse_receiving, refuse_sending};
+use multiprocess_shm::transfer::{Fd, Reason, comes_again, refuse_receiving, refuse_sending};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::endpoint::Claim;
@@ -50,9 +50,15 @@ fn send<E: End, S: Serializer>(end: &E, serializer: S) -> Result<S::Ok, S::Error
     Ok(sent)
 }
 
-/// Without a descriptor or a place among the participants nobody can have the end: it is closed.
+/// Without a descriptor or a place among the participants nobody can have the end: it is closed, unless its
+/// message comes again.
 fn receive<E: End>(fd: OwnedFd) -> Result<E, ChannelError> {
-    E::claim(Home::attach_or::<E::Ring>(fd, E::close_sent)?)
+    let home = Home::attach_or::<E::Ring>(fd, |region, error| {
+        if !comes_again(error) {
+            E::close_sent(region);
+        }
+    });
+    E::claim(home?)
 }
 
 /// Nobody got the end: closes it, so that its peer does not wait for ever. Does nothing if

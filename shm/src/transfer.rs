@@ -21,7 +21,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -43,6 +43,8 @@ thread_local! {
     static INCOMING: Slot<Vec<Option<OwnedFd>>> = const { RefCell::new(ManuallyDrop::new(None)) };
     /// Why the last handle did not travel; nothing when the thread's locals are gone.
     static REFUSAL: RefCell<Option<Refusal>> = const { RefCell::new(None) };
+    /// The message being deserialised stays where it is if the kernel is short of something.
+    static FOR_NOW: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Why a handle did not travel.
@@ -88,12 +90,48 @@ fn set_refusal(refusal: Option<Refusal>) -> Option<Refusal> {
     before.ok().flatten()
 }
 
+/// Whether the kernel says that it is short of something, and might not be later.
+#[doc(hidden)]
+pub fn is_scarcity(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS
+    )
+}
+
+/// Whether the message being deserialised by this thread comes again after that refusal: a handle in it of
+/// which there may be one only is nobody's until then, and not closed.
+#[doc(hidden)]
+pub fn comes_again(refused: &impl Reason) -> bool {
+    FOR_NOW.get() && refused.errno().is_some_and(is_scarcity)
+}
+
+/// The same after the last refusal: for a handle that is dropped because another one was refused.
+#[doc(hidden)]
+pub fn is_refused_for_now() -> bool {
+    let is_scarce =
+        |last: &RefCell<Option<Refusal>>| last.borrow().as_ref().is_some_and(comes_again);
+    FOR_NOW.get() && REFUSAL.try_with(is_scarce).unwrap_or(false)
+}
+
 /// An error for which a handle does not travel.
 #[doc(hidden)]
 pub trait Reason: ToString {
     /// The kernel's, if it is one.
     fn errno(&self) -> Option<Errno> {
         None
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+impl Reason for Refusal {
+    fn errno(&self) -> Option<Errno> {
+        self.errno
     }
 }
 
@@ -267,10 +305,31 @@ pub fn supply<R>(fds: Vec<OwnedFd>, deserialise: impl FnOnce() -> R) -> R {
 /// same type leaves none.
 pub fn supply_and_count<R>(fds: Vec<OwnedFd>, deserialise: impl FnOnce() -> R) -> (R, usize) {
     let scope = Restore::replace(&INCOMING, fds.into_iter().map(Some).collect());
+    // One inside another is for good.
+    let _for_good = ForNow(FOR_NOW.replace(false));
     set_refusal(None);
     let result = deserialise();
     let left = scope.take().unwrap_or_default();
     (result, left.iter().flatten().count())
+}
+
+/// As [`supply_and_count`], for a message that is supplied again, and not lost, if a handle in it was refused
+/// for want of descriptors or memory: [`take_whole_refusal`] tells.
+#[doc(hidden)]
+pub fn supply_for_now<R>(fds: Vec<OwnedFd>, deserialise: impl FnOnce() -> R) -> (R, usize) {
+    supply_and_count(fds, || {
+        let _scope = ForNow(FOR_NOW.replace(true));
+        deserialise()
+    })
+}
+
+/// Puts `FOR_NOW` back to what it was.
+struct ForNow(bool);
+
+impl Drop for ForNow {
+    fn drop(&mut self) {
+        FOR_NOW.set(self.0);
+    }
 }
 
 /// A file descriptor inside a message. Serialising it sends a duplicate.

@@ -186,6 +186,10 @@ impl<T: Message, M: Memory, P: Peers> Sender<T, M, P> {
 
 impl<T: Message, M: Memory, P: Peers> Drop for Sender<T, M, P> {
     fn drop(&mut self) {
+        #[cfg(feature = "serde")]
+        if multiprocess_shm::transfer::is_refused_for_now() && self.give_away() {
+            return; // its message comes again
+        }
         self.close();
     }
 }

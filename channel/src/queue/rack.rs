@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use multiprocess_core::Errno;
 use multiprocess_shm::socket::{self, MAX_FDS};
+use multiprocess_shm::transfer::is_scarcity;
 use rustix::net::{RecvFlags, SocketType};
 
 /// Branches, or pouches, of a branch.
@@ -32,14 +33,6 @@ pub(super) enum Missing {
     Scarce(Errno),
     /// Somebody else has been at the sockets.
     Spoilt,
-}
-
-/// Whether the kernel says that it is short of something, and might not be later.
-pub(super) fn is_scarcity(errno: Errno) -> bool {
-    matches!(
-        errno,
-        Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS
-    )
 }
 
 impl From<Errno> for Missing {

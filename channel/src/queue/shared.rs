@@ -8,12 +8,12 @@ use std::os::fd::BorrowedFd;
 
 use multiprocess_core::{Deadline, Timeout, copy};
 use multiprocess_shm::Block;
-use multiprocess_shm::transfer::{self, Parcel, Refusal};
+use multiprocess_shm::transfer::{self, Parcel, Refusal, is_scarcity};
 
 use super::envelope::{Envelope, POUCHED, SPILLED, body, enclose, pouch, used, value_len};
 use super::error::{GetError, PutFailure, QueueError};
 use super::pouch::{Held, Pouches, Unfilled};
-use super::rack::{Missing, Rack, is_scarcity};
+use super::rack::{Missing, Rack};
 use super::spare::Spare;
 use crate::home::Home;
 use crate::mpmc::{AttachRingError, JoinError, Receiver, Sender};
@@ -230,13 +230,14 @@ impl Shared {
         cell.load_first(&mut envelope[..1]);
         let used = used(&envelope);
         cell.load_first(&mut envelope[..used]);
+        // Before anything can go wrong: whatever becomes of the value, its block is ours to free.
         let mut hand = InHand {
             ticket,
-            block: None,
+            block: self.blocks.adopt(&envelope),
             pouch: None,
         };
         let decoded = match pouch(&envelope) {
-            None => self.open(&envelope, &mut hand, decode),
+            None => self.open(&envelope, &hand, decode),
             Some(pouch) => self.open_carrying(pouch, &envelope, &mut hand, decode),
         };
         Ok((hand, decoded))
@@ -246,7 +247,7 @@ impl Shared {
     fn open<R>(
         &self,
         envelope: &Envelope,
-        hand: &mut InHand,
+        hand: &InHand,
         decode: impl FnOnce(&[u8]) -> Result<R, GetError>,
     ) -> Result<R, GetError> {
         let len = value_len(envelope);
@@ -254,7 +255,6 @@ impl Shared {
             let bytes: &[u8] = bytemuck::cast_slice(&envelope[body(envelope)..]);
             return decode(bytes.get(..len).ok_or(GetError::Corrupt)?);
         }
-        hand.block = self.blocks.adopt(envelope);
         match &hand.block {
             Some(block) if len <= block.size() => {
                 // Copied out: a peer may write there at any time.
@@ -283,7 +283,7 @@ impl Shared {
             Missing::Scarce(errno) => GetError::Descriptors(errno),
             Missing::Spoilt => GetError::Corrupt,
         })?;
-        let supplied = transfer::supply_and_count(fds, || self.open(envelope, hand, decode));
+        let supplied = transfer::supply_for_now(fds, || self.open(envelope, hand, decode));
         match supplied {
             (Ok(value), 0) => Ok(value),
             (Ok(_), left) => Err(GetError::Undecodable(format!(
