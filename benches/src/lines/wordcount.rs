@@ -23,10 +23,11 @@ mod example {
     pub(super) mod count;
     mod crew;
     mod failure;
-    mod hash;
+    pub(super) mod hash;
     mod in_hand;
     mod ledger;
     mod message;
+    pub(super) mod table;
     pub(super) mod walk;
     mod worker;
 
@@ -34,7 +35,9 @@ mod example {
 }
 
 use example::coordinator::{self, Plan, Watch};
-use example::count::{Table, Totals, count_file};
+use example::count::{Totals, count_file};
+use example::hash::Seeded;
+use example::table::Table;
 use example::walk;
 
 pub(crate) const LINE: Comparison = Comparison {
@@ -84,9 +87,10 @@ fn workers(cpus: Cpus) -> Measured {
 fn one_process(_: Cpus) -> Measured {
     let files = files()?;
     let start = Instant::now();
-    let (mut table, mut totals) = (Table::default(), Totals::default());
+    let mut table = Table::new(Seeded::default());
+    let (mut totals, mut buffer) = (Totals::default(), Vec::new());
     for file in files {
-        totals.add(&count_file(file, &mut table));
+        totals.add(&count_file(file, &mut table, &mut buffer));
     }
     let time = start.elapsed();
     Ok(totals.words as f64 / time.as_secs_f64() / 1e6)

@@ -1,6 +1,7 @@
 //! What the parent does: hands out batches, enters answers, replaces the dead.
 
 use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -8,16 +9,24 @@ use multiprocess::channel::queue::{GetError, PutError, PutFailure, QueueConfig};
 use multiprocess::{Array, Context, JoinableQueue, Queue, StartMethod};
 
 use super::Failure;
-use super::count::{Table, Totals};
+use super::count::Totals;
 use super::crew::Crew;
 use super::hash::Seeded;
 use super::in_hand;
-use super::ledger::Ledger;
+use super::ledger::{Entered, Ledger};
 use super::message::{Answer, Batch, cut};
+use super::table::Table;
 use super::worker::Share;
 
 /// Memory for batches, and answers, on their way.
-const LARGE: u64 = 8 << 20;
+const LARGE: u64 = 3 << 20;
+/// Batches that one answer is for, at most; few in chaos, so that a worker may live to give one.
+const BATCHES_AT_MOST: usize = 64;
+const BATCHES_IN_CHAOS: usize = 4;
+/// Of a queue.
+const PLACES_AT_MOST: usize = 8192;
+/// Batches that wait to be taken, at most.
+const WAITING_AT_MOST: usize = 4096;
 /// How long to wait for an answer before looking whether somebody has died.
 const NAP: Duration = Duration::from_millis(5);
 /// Between two murders at most; twice that for each since something was counted, so that a long
@@ -60,13 +69,24 @@ pub(crate) fn count(
     watch: &impl Watch,
 ) -> Result<Counted, Failure> {
     let started = Instant::now();
-    // Places for all workers, and for as many dead ones whose places nobody has cleared yet.
-    let places = 2 * plan.workers as u32 + 2;
-    let config = QueueConfig::new(4 * plan.workers as u64)
-        .endpoints(places)
-        .large(LARGE);
-    let batches = JoinableQueue::with(&config).map_err(Failure::cannot_start)?;
-    let answers = Queue::with(&config).map_err(Failure::cannot_start)?;
+    let cut = cut(files, plan.workers, plan.chaos);
+    // A place for each batch in somebody's hands and one more for each worker, and as many for the
+    // dead whose places nobody has cleared yet.
+    let most = match plan.chaos {
+        true => BATCHES_IN_CHAOS,
+        false => BATCHES_AT_MOST,
+    };
+    let batches_at_most = most.min(PLACES_AT_MOST / 2 / plan.workers - 2);
+    let queue = |values: usize, places: usize| {
+        QueueConfig::new(values as u64)
+            .endpoints(2 * places as u32)
+            .large(LARGE)
+    };
+    let waiting = cut.len().clamp(1, WAITING_AT_MOST);
+    let batches = queue(waiting, plan.workers * (batches_at_most + 1) + 1);
+    let batches = JoinableQueue::with(&batches).map_err(Failure::cannot_start)?;
+    let answers = queue(4 * plan.workers, plan.workers + 1);
+    let answers = Queue::with(&answers).map_err(Failure::cannot_start)?;
     let in_hand = Array::zeroed(in_hand::len(plan.workers)).map_err(Failure::cannot_start)?;
     let seed = Seeded::default();
     let mut office = Office {
@@ -77,26 +97,27 @@ pub(crate) fn count(
             answers.clone(),
             in_hand.clone(),
             seed,
+            batches_at_most,
         )?,
         batches,
         answers,
         in_hand,
-        seed,
         next_murder: plan.chaos.then(Instant::now),
         murders: 0,
     };
-    let counted = office.count(cut(files, plan.workers, plan.chaos), watch);
-    // Whoever still counts, counts what has been counted, and ends.
+    let counted = office.count(files, &cut, watch);
+    // Whoever still counts, counts what has been counted, and ends; meanwhile the CPUs are free.
     office.batches.close();
     office.answers.close();
     if counted.is_err() {
         office.crew.kill_all();
     }
     let ledger = counted?;
+    let table = Table::merged(seed, &ledger.pieces, plan.workers);
     Ok(Counted {
         shares: office.crew.dismiss(),
         elapsed: started.elapsed(),
-        table: ledger.table,
+        table,
         totals: ledger.totals,
         obituaries: office.crew.obituaries,
         killed: office.crew.killed,
@@ -109,39 +130,43 @@ struct Office {
     batches: JoinableQueue<Batch>,
     answers: Queue<Answer>,
     in_hand: Array<u64>,
-    seed: Seeded,
     next_murder: Option<Instant>,
     /// Since something was counted.
     murders: u32,
 }
 
 impl Office {
-    fn count(&mut self, batches: Vec<Batch>, watch: &impl Watch) -> Result<Ledger, Failure> {
-        let mut ledger = Ledger::new(batches.len(), self.seed);
-        let mut waiting = batches.into_iter();
-        let mut next = waiting.next();
+    fn count(
+        &mut self,
+        files: &[PathBuf],
+        batches: &[Range<usize>],
+        watch: &impl Watch,
+    ) -> Result<Ledger, Failure> {
+        let mut ledger = Ledger::new(batches.len());
+        // To be put, the first one last.
+        let mut waiting: Vec<usize> = (0..batches.len()).rev().collect();
         while !ledger.is_complete() {
-            while let Some(batch) = next.take() {
+            while let Some(number) = waiting.last() {
+                let batch = Batch::of(&files[batches[*number].clone()], *number);
                 match self.batches.try_put(batch) {
-                    Ok(()) => next = waiting.next(),
+                    Ok(()) => _ = waiting.pop(),
                     Err(PutError {
-                        value,
                         reason: PutFailure::Full,
-                    }) => {
-                        next = Some(value);
-                        break;
-                    }
+                        ..
+                    }) => break,
                     Err(error) => return Err(Failure::WorkerDied(error.to_string())),
                 }
             }
             match self.answers.get_timeout(NAP) {
-                Ok(answer) => {
-                    if let Some(complaints) = ledger.enter(answer) {
+                Ok(answer) => match ledger.enter(answer) {
+                    Entered::Counted(complaints) => {
                         self.crew.has_succeeded();
                         self.murders = 0;
                         complaints.iter().for_each(|line| watch.line(line));
                     }
-                }
+                    Entered::Refused(again) => waiting.extend(again),
+                    Entered::Nothing => {}
+                },
                 Err(GetError::Empty) => {}
                 Err(error) => return Err(Failure::WorkerDied(error.to_string())),
             }

@@ -1,6 +1,5 @@
 //! Counting, the same in one process and in many.
 
-use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::ops::AddAssign;
@@ -9,23 +8,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::hash::Seeded;
+use super::table::Table;
 
 /// Of a file that says it is empty, as those of procfs do, at most so much is read.
 const EMPTY_AT_MOST: u64 = 16 << 20;
-
-/// How often each word occurs. A word is a longest run of letters, digits and underscores.
-pub(crate) type Table = HashMap<Box<str>, u64, Seeded>;
-
-/// Adds `count` occurrences of a word.
-pub(crate) fn add(table: &mut Table, word: &str, count: u64) {
-    match table.get_mut(word) {
-        Some(sum) => *sum += count,
-        None => {
-            table.insert(word.into(), count);
-        }
-    }
-}
 
 /// What became of one file.
 pub(crate) enum Outcome {
@@ -37,42 +23,73 @@ pub(crate) enum Outcome {
     NotUtf8,
 }
 
-/// Adds the words of a file to the table.
-pub(crate) fn count_file(path: &Path, table: &mut Table) -> Outcome {
-    let bytes = match read(path) {
-        Ok(bytes) => bytes,
-        Err(error) => return Outcome::Unreadable(error),
-    };
-    let Ok(text) = std::str::from_utf8(&bytes) else {
+/// Adds the words of a file to the table. A word is a longest run of letters, digits and underscores.
+/// `buffer` is for the file's bytes: kept from file to file, so that each finds memory that is there.
+pub(crate) fn count_file(path: &Path, table: &mut Table, buffer: &mut Vec<u8>) -> Outcome {
+    buffer.clear();
+    if let Err(error) = read(path, buffer) {
+        return Outcome::Unreadable(error);
+    }
+    let Ok(text) = std::str::from_utf8(buffer) else {
         return Outcome::NotUtf8;
     };
     let mut words = 0;
-    for word in text.split(|c: char| !(c.is_alphanumeric() || c == '_')) {
-        if word.is_empty() {
-            continue;
+    let mut end = 0;
+    loop {
+        let start = run(text, end, false);
+        if start == text.len() {
+            break;
         }
+        end = run(text, start, true);
         words += 1;
-        add(table, word, 1);
+        table.add(&text[start..end]);
     }
     Outcome::Counted {
-        bytes: bytes.len() as u64,
+        bytes: text.len() as u64,
         words,
     }
 }
 
+/// Where the characters end, from `at` on, that are all of words, or all not.
+fn run(text: &str, mut at: usize, of_words: bool) -> usize {
+    while let Some(byte) = text.as_bytes().get(at) {
+        let (is_of_word, len) = if byte.is_ascii() {
+            (IS_OF_WORD[usize::from(*byte)], 1)
+        } else {
+            let c = text[at..].chars().next().expect("there is a byte");
+            (c.is_alphanumeric(), c.len_utf8())
+        };
+        if is_of_word != of_words {
+            break;
+        }
+        at += len;
+    }
+    at
+}
+
+/// Of ASCII.
+const IS_OF_WORD: [bool; 128] = {
+    let mut is_of_word = [false; 128];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        is_of_word[byte as usize] = byte.is_ascii_alphanumeric() || byte == b'_';
+        byte += 1;
+    }
+    is_of_word
+};
+
 /// All of a file that has an end, without waiting for what is not there.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+fn read(path: &Path, bytes: &mut Vec<u8>) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
         .open(path)?;
-    let mut bytes = Vec::new();
     if file.metadata()?.len() > 0 {
-        file.read_to_end(&mut bytes)?;
-    } else if file.take(EMPTY_AT_MOST).read_to_end(&mut bytes)? as u64 == EMPTY_AT_MOST {
+        file.read_to_end(bytes)?;
+    } else if file.take(EMPTY_AT_MOST).read_to_end(bytes)? as u64 == EMPTY_AT_MOST {
         return Err(io::Error::other("says it is empty, and does not end"));
     }
-    Ok(bytes)
+    Ok(())
 }
 
 /// Sums over files.

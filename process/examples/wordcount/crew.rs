@@ -21,6 +21,7 @@ pub(crate) struct Crew {
     answers: Queue<Answer>,
     in_hand: Array<u64>,
     seed: Seeded,
+    batches_at_most: usize,
     workers: Vec<Worker>,
     hired: u64,
     deaths_in_a_row: usize,
@@ -44,6 +45,7 @@ impl Crew {
         answers: Queue<Answer>,
         in_hand: Array<u64>,
         seed: Seeded,
+        batches_at_most: usize,
     ) -> Result<Self, Failure> {
         let mut crew = Self {
             context: context.daemon(true),
@@ -51,6 +53,7 @@ impl Crew {
             answers,
             in_hand,
             seed,
+            batches_at_most,
             workers: Vec::new(),
             hired: 0,
             deaths_in_a_row: 0,
@@ -74,6 +77,7 @@ impl Crew {
             answers: self.answers.clone(),
             in_hand: self.in_hand.clone(),
             seed: self.seed,
+            batches_at_most: self.batches_at_most,
         };
         let context = self.context.clone().named(format!("worker {number}"));
         Ok(Worker {

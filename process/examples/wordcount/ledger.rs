@@ -2,32 +2,39 @@
 
 use std::collections::HashMap;
 
-use super::count::{Table, Totals, add};
-use super::hash::Seeded;
+use super::count::Totals;
 use super::message::{Answer, Part};
+use super::table::Piece;
 
 /// Counts of all batches that were answered for.
 pub(crate) struct Ledger {
-    pub table: Table,
+    /// Words of the batches that were counted; to be merged.
+    pub pieces: Vec<Piece>,
     pub totals: Totals,
-    /// Answers to batches that were counted already.
+    /// Batches that were answered for when they were counted already.
     pub repeated: u64,
     is_counted: Vec<bool>,
     left: usize,
     /// Answers of which the last part has not come, by worker.
-    drafts: HashMap<u64, Draft>,
+    drafts: HashMap<u64, Vec<Piece>>,
 }
 
-#[derive(Default)]
-struct Draft {
-    words: String,
-    counts: Vec<u64>,
+/// What a part of an answer changed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Entered {
+    /// Nothing yet, or nothing at all.
+    Nothing,
+    /// Its batches are counted; lines for the user.
+    Counted(Vec<String>),
+    /// Some of its batches were counted before, or twice, and its words can't be told apart: it was
+    /// dropped. These are still to be counted by somebody.
+    Refused(Vec<usize>),
 }
 
 impl Ledger {
-    pub(crate) fn new(batches: usize, seed: Seeded) -> Self {
+    pub(crate) fn new(batches: usize) -> Self {
         Self {
-            table: Table::with_hasher(seed),
+            pieces: Vec::new(),
             totals: Totals::default(),
             repeated: 0,
             is_counted: vec![false; batches],
@@ -41,35 +48,42 @@ impl Ledger {
         self.left == 0
     }
 
-    /// Enters a part of an answer. If a batch is counted by it, lines for the user.
-    pub(crate) fn enter(&mut self, answer: Answer) -> Option<Vec<String>> {
+    /// Enters a part of an answer.
+    pub(crate) fn enter(&mut self, answer: Answer) -> Entered {
         // A worker's messages come in order, and all before its last one: if that comes, this
         // worker's draft is whole.
-        let draft = self.drafts.entry(answer.worker).or_default();
-        let (totals, complaints) = match answer.part {
-            Part::Words(piece) => {
-                draft.words.push_str(&piece);
-                return None;
+        let (batches, totals, complaints) = match answer.part {
+            Part::Piece(piece) => {
+                self.drafts.entry(answer.worker).or_default().push(piece);
+                return Entered::Nothing;
             }
-            Part::Counts(piece) => {
-                draft.counts.extend(piece);
-                return None;
-            }
-            Part::Done { totals, complaints } => (totals, complaints),
+            Part::Done {
+                batches,
+                totals,
+                complaints,
+            } => (batches, totals, complaints),
         };
-        let draft = self.drafts.remove(&answer.worker)?;
-        let is_counted = self.is_counted.get_mut(answer.batch)?;
-        if std::mem::replace(is_counted, true) {
-            self.repeated += 1;
-            return None;
+        let draft = self.drafts.remove(&answer.worker).unwrap_or_default();
+        let all = batches.len();
+        let mut new = batches;
+        // One that was put again, and given back as well, may be here twice.
+        new.sort_unstable();
+        new.dedup();
+        new.retain(|batch| self.is_counted.get(*batch) == Some(&false));
+        if new.len() < all {
+            self.repeated += (all - new.len()) as u64;
+            return if new.is_empty() {
+                Entered::Nothing
+            } else {
+                Entered::Refused(new)
+            };
         }
-        self.left -= 1;
+        for batch in &new {
+            self.is_counted[*batch] = true;
+        }
+        self.left -= all;
         self.totals += totals;
-        // If all were new; else the table is moved more often.
-        self.table.reserve(draft.counts.len());
-        for (word, count) in draft.words.lines().zip(draft.counts) {
-            add(&mut self.table, word, count);
-        }
-        Some(complaints)
+        self.pieces.extend(draft);
+        Entered::Counted(complaints)
     }
 }

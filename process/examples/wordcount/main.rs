@@ -33,6 +33,7 @@ mod ledger;
 mod message;
 mod progress;
 mod report;
+mod table;
 mod walk;
 mod worker;
 

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::coordinator::Counted;
-use super::count::{Table, Totals, count_file};
+use super::count::{Totals, count_file};
+use super::hash::Seeded;
+use super::table::Table;
 
 const TOP: usize = 20;
 
@@ -24,7 +26,7 @@ pub(crate) fn print(out: &mut impl Write, counted: &Counted) -> io::Result<()> {
         elapsed,
         ..
     } = counted;
-    let mut words: Vec<(&str, u64)> = table.iter().map(|(word, n)| (&**word, *n)).collect();
+    let mut words: Vec<(&str, u64)> = table.iter().collect();
     // By count, then alphabetically: the same list whatever the order of counting was.
     let order = |a: &(&str, u64), b: &(&str, u64)| b.1.cmp(&a.1).then(a.0.cmp(b.0));
     if words.len() > TOP {
@@ -83,10 +85,10 @@ pub(crate) fn verify(
     files: &[PathBuf],
 ) -> io::Result<bool> {
     let start = Instant::now();
-    let mut table = Table::default();
-    let mut totals = Totals::default();
+    let mut table = Table::new(Seeded::default());
+    let (mut totals, mut buffer) = (Totals::default(), Vec::new());
     for file in files {
-        totals.add(&count_file(file, &mut table));
+        totals.add(&count_file(file, &mut table, &mut buffer));
     }
     let alone = start.elapsed();
     writeln!(

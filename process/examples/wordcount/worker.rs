@@ -4,16 +4,19 @@ use std::path::Path;
 use std::time::Duration;
 
 use multiprocess::channel::queue::{GetError, PutError, PutFailure};
-use multiprocess::{Array, JoinableQueue, Queue};
+use multiprocess::{Array, Job, JoinableQueue, Queue};
 use serde::{Deserialize, Serialize};
 
-use super::count::{Outcome, Table, Totals, count_file};
+use super::count::{Outcome, Totals, count_file};
 use super::hash::Seeded;
 use super::in_hand;
 use super::message::{Answer, Batch, Part};
+use super::table::Table;
 
-/// Bytes of words, or counts, in one message: several fit into the queue's memory.
-const PIECE: usize = 256 << 10;
+/// Bytes of words in one message: many fit into the queue's memory, and one into a CPU's.
+const PIECE: usize = 64 << 10;
+/// Different words at which a worker answers, for the memory.
+const WORDS_AT_MOST: usize = 4 << 20;
 
 /// Everything a worker gets.
 #[derive(Debug, Serialize, Deserialize)]
@@ -27,6 +30,8 @@ pub(crate) struct Desk {
     pub in_hand: Array<u64>,
     /// Of everybody's tables.
     pub seed: Seeded,
+    /// Batches that one answer may be for.
+    pub batches_at_most: usize,
 }
 
 /// What a worker did.
@@ -39,26 +44,38 @@ pub(crate) struct Share {
 }
 
 /// The worker's function: counts batches until there are no more.
+///
+/// As long as batches are waiting it takes one after the other and counts them into one table, so
+/// that a word is sent once, and not once for each batch.
 pub(crate) fn work(desk: Desk) -> Result<Share, String> {
     let mut totals = Totals::default();
+    let mut work = Work::new(desk.seed);
     loop {
-        let batch = match desk.batches.get() {
-            Ok(batch) => batch,
-            Err(GetError::Closed) => break,
-            Err(error) => return Err(error.to_string()),
+        let batch = if work.jobs.is_empty() {
+            desk.batches.get()
+        } else if work.jobs.len() < desk.batches_at_most && work.table.len() < WORDS_AT_MOST {
+            desk.batches.try_get()
+        } else {
+            Err(GetError::Empty)
         };
-        match desk.count(&batch) {
-            Ok(counted) => totals += counted,
-            // All has been counted: this batch by another, who died before it said `done`.
-            Err(PutFailure::Closed) => break,
-            Err(error) => {
-                batch.give_up();
-                return Err(error.to_string());
+        match batch {
+            Ok(batch) => {
+                work.count(&desk, &batch);
+                work.jobs.push(batch);
+                continue;
             }
+            Err(GetError::Closed) if work.jobs.is_empty() => break,
+            Err(GetError::Empty | GetError::Closed) => {}
+            Err(error) => return Err(work.give_up(&error)),
         }
-        // Killed before this, another worker counts the batch again; that it was answered for
-        // already shows by its number.
-        batch.done();
+        let answered = work.answer(&desk);
+        match answered {
+            Ok(()) => totals += work.totals,
+            // All has been counted: these batches by another, who died before it said `done`.
+            Err(PutFailure::Closed) => break,
+            Err(error) => return Err(work.give_up(&error)),
+        }
+        work.done();
     }
     Ok(Share {
         number: desk.number,
@@ -67,60 +84,78 @@ pub(crate) fn work(desk: Desk) -> Result<Share, String> {
     })
 }
 
-impl Desk {
-    /// Counts the files of a batch and sends the answer.
-    fn count(&self, batch: &Batch) -> Result<Totals, PutFailure> {
-        let (mut table, mut totals) = (Table::with_hasher(self.seed), Totals::default());
-        let mut complaints = Vec::new();
+/// What a worker has in its hands.
+struct Work {
+    jobs: Vec<Job<Batch>>,
+    table: Table,
+    totals: Totals,
+    complaints: Vec<String>,
+    buffer: Vec<u8>,
+}
+
+impl Work {
+    fn new(seed: Seeded) -> Self {
+        Self {
+            jobs: Vec::new(),
+            table: Table::new(seed),
+            totals: Totals::default(),
+            complaints: Vec::new(),
+            buffer: Vec::new(),
+        }
+    }
+
+    /// Counts the files of a batch.
+    fn count(&mut self, desk: &Desk, batch: &Batch) {
         for file in &batch.files {
             let path = Path::new(file);
-            let outcome = count_file(path, &mut table);
-            totals.add(&outcome);
-            in_hand::set(&self.in_hand, self.row, totals);
+            let outcome = count_file(path, &mut self.table, &mut self.buffer);
+            self.totals.add(&outcome);
+            in_hand::set(&desk.in_hand, desk.row, self.totals);
             match outcome {
                 Outcome::Counted { .. } => {}
                 Outcome::Unreadable(error) => {
-                    complaints.push(format!("{}: {error}", path.display()));
+                    self.complaints.push(format!("{}: {error}", path.display()));
                 }
                 Outcome::NotUtf8 => {
-                    complaints.push(format!("{}: not UTF-8 text, skipped", path.display()));
+                    self.complaints
+                        .push(format!("{}: not UTF-8 text, skipped", path.display()));
                 }
             }
         }
-        self.send_table(batch.number, &table)?;
-        in_hand::set(&self.in_hand, self.row, Totals::default());
-        self.send(batch.number, Part::Done { totals, complaints })?;
-        Ok(totals)
     }
 
-    fn send_table(&self, batch: usize, table: &Table) -> Result<(), PutFailure> {
-        let mut words = String::new();
-        let mut counts = Vec::with_capacity(table.len());
-        for (word, count) in table {
-            words.push_str(word);
-            words.push('\n');
-            counts.push(*count);
+    /// Sends what was counted.
+    fn answer(&mut self, desk: &Desk) -> Result<(), PutFailure> {
+        for piece in self.table.pieces(PIECE) {
+            desk.send(Part::Piece(piece))?;
         }
-        let mut rest = &*words;
-        while !rest.is_empty() {
-            let (piece, others) = rest.split_at(rest.floor_char_boundary(PIECE));
-            self.send(batch, Part::Words(piece.to_owned()))?;
-            rest = others;
-        }
-        for piece in counts.chunks(PIECE / size_of::<u64>()) {
-            self.send(batch, Part::Counts(piece.to_vec()))?;
-        }
-        Ok(())
+        in_hand::set(&desk.in_hand, desk.row, Totals::default());
+        desk.send(Part::Done {
+            batches: self.jobs.iter().map(|batch| batch.number).collect(),
+            totals: self.totals,
+            complaints: std::mem::take(&mut self.complaints),
+        })
     }
 
-    fn send(&self, batch: usize, part: Part) -> Result<(), PutFailure> {
+    /// Killed before this, other workers count the batches again; that they were answered for
+    /// already shows by their numbers.
+    fn done(&mut self) {
+        self.jobs.drain(..).for_each(Job::done);
+        self.table.clear();
+        self.totals = Totals::default();
+    }
+
+    /// Others are to count what is in hand.
+    fn give_up(&mut self, why: &impl ToString) -> String {
+        self.jobs.drain(..).for_each(Job::give_up);
+        why.to_string()
+    }
+}
+
+impl Desk {
+    fn send(&self, part: Part) -> Result<(), PutFailure> {
         let worker = self.number;
-        let answer = Answer {
-            worker,
-            batch,
-            part,
-        };
-        let put = self.answers.put(answer);
+        let put = self.answers.put(Answer { worker, part });
         put.map_err(|PutError { reason, .. }| reason)
     }
 }
