@@ -116,9 +116,10 @@ pub use multiprocess_channel::queue::{Job, JoinableQueue, Queue, QueueConfig, Si
 pub use multiprocess_channel::tasks;
 pub use multiprocess_channel::{self as channel, broadcast, bytes, loan, mpmc, spsc};
 pub use multiprocess_core::copy::RacyCell;
+// The trait, and a macro of its name whose paths begin here: a program may depend on this crate alone.
+pub use multiprocess_core::facade::{FacadeShmSafe as ShmSafe, ShmSafe};
 pub use multiprocess_core::{
-    AttachError, CreateError, Deadline, LayoutHash, ParticipantId, Peers, ShmSafe, Timeout, atomic,
-    thread,
+    AttachError, CreateError, Deadline, LayoutHash, ParticipantId, Peers, Timeout, atomic, thread,
 };
 /// Everything that [`multiprocess_shm`] has: arenas, read-only segments, lists of what is named.
 pub use multiprocess_shm as shm;

@@ -1,4 +1,5 @@
-//! What a program sees that depends on `multiprocess` alone.
+//! What a program sees that depends on `multiprocess`. One that depends on it alone, as these tests do not,
+//! is in `tests/elsewhere`.
 
 use multiprocess::atomic::{AtomicU64, Ordering::Relaxed};
 use multiprocess::{LayoutHash, Shared, ShmSafe};

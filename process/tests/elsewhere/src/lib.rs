@@ -1,6 +1,30 @@
 //! What the programs here do, and what python calls in the `cdylib`.
 
-use multiprocess::{Context, JoinError, Process, RawArray, StartMethod};
+use multiprocess::bytemuck::{AnyBitPattern, NoUninit};
+use multiprocess::{
+    Array, Context, JoinError, Process, RawArray, Shared, ShmSafe, StartMethod, sync,
+};
+
+/// The derives, in a package that depends on `multiprocess` alone.
+#[derive(ShmSafe)]
+#[repr(C)]
+struct State {
+    best: sync::Mutex<Point>,
+    found: sync::Event,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, ShmSafe, AnyBitPattern, NoUninit)]
+#[bytemuck(crate = "multiprocess::bytemuck")]
+#[repr(C)]
+struct Point {
+    x: f64,
+    y: f64,
+}
+
+fn find((state, points): (Shared<State>, Array<Point>)) {
+    *state.best.lock().unwrap() = points.lock().unwrap()[1];
+    state.found.set();
+}
 
 /// Also under a name, for another build to call.
 pub fn sum((numbers, shared): (Vec<u64>, RawArray<u64>)) -> u64 {
@@ -18,6 +42,14 @@ pub fn check(context: &Context) {
     assert_eq!(shared.get(0), Some(42));
     let named = context.spawn_named::<_, u64>("elsewhere.sum", (vec![1u64, 2], shared.clone()));
     assert_eq!(named.unwrap().join().unwrap(), 3);
+    let (near, far) = (Point { x: 1.0, y: 2.0 }, Point { x: 3.0, y: 4.0 });
+    let best = sync::Mutex::new(near);
+    let found = sync::Event::new();
+    let state = Shared::new(State { best, found }).unwrap();
+    let points = Array::from_slice(&[near, far]).unwrap();
+    let process = context.spawn(find, (state.clone(), points)).unwrap();
+    process.join().unwrap();
+    assert!(state.found.is_set() && *state.best.lock().unwrap() == far);
     let exits = |()| std::process::exit(5);
     let process: Process<()> = context.spawn(exits, ()).unwrap();
     assert!(matches!(process.join(), Err(JoinError::Exited(5))));
