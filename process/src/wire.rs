@@ -162,3 +162,27 @@ fn some(
         count => Ok(count),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use multiprocess_core::Timeout;
+    use rustix::net::SocketType;
+
+    use super::*;
+
+    #[test]
+    fn a_deadline_ends_a_pass_though_more_is_there() {
+        let (ours, theirs) = socket::pair(SocketType::STREAM).unwrap();
+        // Of two steps, and less than a socket holds.
+        let body = vec![7; FIRST_STEP + 1];
+        send(theirs.as_fd(), &body, &[]).unwrap();
+        let mut reader = Reader::default();
+        let mut pass = |deadline| reader.try_advance(ours.as_fd(), deadline).unwrap();
+        let over = Deadline::after(Timeout::TRY);
+        assert!(pass(over).is_none(), "the header");
+        assert!(pass(over).is_none(), "the first step");
+        assert_eq!(pass(Deadline::NEVER).unwrap().body, body);
+    }
+}
