@@ -2,7 +2,7 @@
 
 mod boost;
 mod bytes;
-mod forkserver;
+mod daemons;
 mod loan;
 mod lock;
 mod lock_pthread;
@@ -15,6 +15,7 @@ mod spsc_batches;
 mod spsc_blocking;
 mod spsc_rtt;
 mod spsc_throughput;
+mod start;
 mod typed;
 mod wordcount;
 
@@ -74,7 +75,15 @@ pub(crate) const ALL: &[&Comparison] = &[
     &typed::ALL[2],
     &typed::ALL[3],
     &typed::ALL[4],
-    &forkserver::LINE,
+    &start::ALL[0],
+    &start::ALL[1],
+    &start::ALL[2],
+    &start::ALL[3],
+    &start::ALL[4],
+    &start::ALL[5],
+    &start::ALL[6],
+    &daemons::ALL[0],
+    &daemons::ALL[1],
     &wordcount::LINE,
     &shm::ALL[0],
     &shm::ALL[1],

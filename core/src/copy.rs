@@ -102,6 +102,37 @@ pub unsafe fn store_slice<T: NoUninit>(target: *mut T, source: &[T]) {
     unsafe { to_shared(source.as_ptr().cast(), target.cast(), len, Unit::of::<T>()) };
 }
 
+/// Copies bytes out of shared memory, by eights and the rest one by one: faster than [`load_slice`] of
+/// `u8`, where all who access these bytes begin at the same address.
+///
+/// # Safety
+///
+/// As [`load_slice`] of `[u8; 8]` for as many eights as `target` has, and of `u8` for the rest.
+#[inline]
+pub unsafe fn load_bytes(source: *const u8, target: &mut [u8]) {
+    let (eights, rest) = target.as_chunks_mut::<8>();
+    // SAFETY: as the caller says; the rest begins inside, or at the end.
+    unsafe {
+        load_slice(source.cast(), eights);
+        load_slice(source.add(size_of_val(eights)), rest);
+    }
+}
+
+/// Copies bytes into shared memory; the counterpart of [`load_bytes`].
+///
+/// # Safety
+///
+/// As [`load_bytes`], with `target` valid for writes.
+#[inline]
+pub unsafe fn store_bytes(target: *mut u8, source: &[u8]) {
+    let (eights, rest) = source.as_chunks::<8>();
+    // SAFETY: as in `load_bytes`.
+    unsafe {
+        store_slice(target.cast(), eights);
+        store_slice(target.add(size_of_val(eights)), rest);
+    }
+}
+
 /// A value that several may copy in and out at the same moment, by relaxed atomics: a copy may mix
 /// two writes, and whoever makes it finds out by other means (a sequence number).
 ///
@@ -480,6 +511,59 @@ mod tests {
                 );
                 let around = again.0[..offset].iter().chain(&again.0[end..]);
                 assert!(around.copied().all(|byte| byte == 0), "around it");
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_are_copied_from_and_to_every_address() {
+        let pattern: [u8; 900] = core::array::from_fn(|i| (i * 7 + i / 256) as u8 | 1);
+        for (offset, private) in [(0, 0), (0, 3), (5, 0), (24, 17), (8, 8)] {
+            for len in (0..80).chain([511, 512, 520, 521, 640, 777, 800]) {
+                let (mut shared, mut back) = ([0_u64; 128], [0_u8; 900]);
+                let shared: &mut [u8] = bytemuck::cast_slice_mut(&mut shared);
+                // SAFETY: `24 + 800 <= 1024`; distinct local arrays.
+                unsafe {
+                    store_bytes(
+                        shared.as_mut_ptr().add(offset),
+                        &pattern[private..private + len],
+                    );
+                    load_bytes(
+                        shared.as_ptr().add(offset),
+                        &mut back[private..private + len],
+                    );
+                }
+                assert_eq!(
+                    back[private..private + len],
+                    pattern[private..private + len]
+                );
+                let around = back[..private].iter().chain(&back[private + len..]);
+                assert!(around.copied().all(|byte| byte == 0), "{offset} {len}");
+                let around = shared[..offset].iter().chain(&shared[offset + len..]);
+                assert!(around.copied().all(|byte| byte == 0), "{offset} {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn copies_that_leave_the_cache_are_whole() {
+        const MOST: usize = 5000;
+        let words: [u64; MOST] = core::array::from_fn(|i| i as u64 * 0x9e37_79b9_7f4a_7c15);
+        for len in [4094, 4095, 4096, 4097, 4098, 4111, 4112, MOST - 8] {
+            for (offset, private) in [(0, 0), (1, 0), (0, 1), (2, 3), (5, 6)] {
+                let (mut shared, mut back) = ([0_u64; MOST], [0_u64; MOST]);
+                // SAFETY: `6 + MOST - 8 < MOST`; distinct local arrays.
+                unsafe {
+                    let at = shared.as_mut_ptr().add(offset);
+                    store_slice(at, &words[private..][..len]);
+                    load_slice(at, &mut back[private..][..len]);
+                }
+                let end = private + len;
+                assert!(back[private..end] == words[private..end]);
+                assert!(shared[offset..][..len] == words[private..end]);
+                let around = [&back[..private], &back[end..], &shared[..offset]];
+                let around = around.into_iter().chain([&shared[offset + len..]]);
+                assert!(around.flatten().all(|word| *word == 0), "{len} {offset}");
             }
         }
     }

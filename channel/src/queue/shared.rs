@@ -186,7 +186,7 @@ impl Shared {
         };
         // SAFETY: the block is ours, and as large as asked for; peers read it by atomics of the same
         // unit, or not before they have the message.
-        unsafe { copy::store_slice(self.blocks.arena().data(&block).as_ptr(), bytes) };
+        unsafe { copy::store_bytes(self.blocks.arena().data(&block).as_ptr(), bytes) };
         envelope[0] |= SPILLED | bytes.len() as u64;
         envelope[body(envelope)] = block.offset();
         let sent = deliver(sender, envelope, || deadline);
@@ -260,7 +260,7 @@ impl Shared {
                 // Copied out: a peer may write there at any time.
                 let mut bytes = vec![0_u8; len];
                 // SAFETY: inside the block, as just checked.
-                unsafe { copy::load_slice(self.blocks.arena().data(block).as_ptr(), &mut bytes) };
+                unsafe { copy::load_bytes(self.blocks.arena().data(block).as_ptr(), &mut bytes) };
                 decode(&bytes)
             }
             _ => Err(GetError::Corrupt),

@@ -18,8 +18,10 @@ use super::message::{Answer, Batch, cut};
 use super::table::Table;
 use super::worker::Share;
 
-/// Memory for batches, and answers, on their way.
+/// Memory for answers on their way; and for batches that wait or are in somebody's hands, at least and
+/// at most.
 const LARGE: u64 = 3 << 20;
+const BATCHES_LARGE: u64 = 32 << 20;
 /// Batches that one answer is for, at most; few in chaos, so that a worker may live to give one.
 const BATCHES_AT_MOST: usize = 64;
 const BATCHES_IN_CHAOS: usize = 4;
@@ -70,23 +72,8 @@ pub(crate) fn count(
 ) -> Result<Counted, Failure> {
     let started = Instant::now();
     let cut = cut(files, plan.workers, plan.chaos);
-    // A place for each batch in somebody's hands and one more for each worker, and as many for the
-    // dead whose places nobody has cleared yet.
-    let most = match plan.chaos {
-        true => BATCHES_IN_CHAOS,
-        false => BATCHES_AT_MOST,
-    };
-    let batches_at_most = most.min(PLACES_AT_MOST / 2 / plan.workers - 2);
-    let queue = |values: usize, places: usize| {
-        QueueConfig::new(values as u64)
-            .endpoints(2 * places as u32)
-            .large(LARGE)
-    };
-    let waiting = cut.len().clamp(1, WAITING_AT_MOST);
-    let batches = queue(waiting, plan.workers * (batches_at_most + 1) + 1);
-    let batches = JoinableQueue::with(&batches).map_err(Failure::cannot_start)?;
-    let answers = queue(4 * plan.workers, plan.workers + 1);
-    let answers = Queue::with(&answers).map_err(Failure::cannot_start)?;
+    let batches_at_most = batches_at_most(plan);
+    let (batches, answers) = queues(files, cut.len(), plan)?;
     let in_hand = Array::zeroed(in_hand::len(plan.workers)).map_err(Failure::cannot_start)?;
     let seed = Seeded::default();
     let mut office = Office {
@@ -123,6 +110,35 @@ pub(crate) fn count(
         killed: office.crew.killed,
         repeated: ledger.repeated,
     })
+}
+
+/// For how many batches an answer is.
+fn batches_at_most(plan: &Plan) -> usize {
+    let most = if plan.chaos {
+        BATCHES_IN_CHAOS
+    } else {
+        BATCHES_AT_MOST
+    };
+    most.min(PLACES_AT_MOST / 2 / plan.workers - 2)
+}
+
+fn queues(
+    files: &[PathBuf],
+    batches: usize,
+    plan: &Plan,
+) -> Result<(JoinableQueue<Batch>, Queue<Answer>), Failure> {
+    // As many places again for the dead, whose places nobody has cleared yet.
+    let queue =
+        |values: usize, places: usize| QueueConfig::new(values as u64).endpoints(2 * places as u32);
+    // A place for each batch in somebody's hands, and one more for each worker.
+    let places = plan.workers * (batches_at_most(plan) + 1) + 1;
+    let paths: usize = files.iter().map(|file| file.as_os_str().len()).sum();
+    let config = queue(batches.clamp(1, WAITING_AT_MOST), places)
+        .large((2 * paths as u64).clamp(LARGE, BATCHES_LARGE));
+    let batches = JoinableQueue::with(&config).map_err(Failure::cannot_start)?;
+    let config = queue(4 * plan.workers, plan.workers + 1).large(LARGE);
+    let answers = Queue::with(&config).map_err(Failure::cannot_start)?;
+    Ok((batches, answers))
 }
 
 struct Office {

@@ -1,8 +1,8 @@
 //! Peers in Rust with dependencies of their own, between two processes.
 //!
 //! usage: `multiprocess-peers NEAR_CPU FAR_CPU MILLISECONDS WHAT`, where WHAT is
-//! `iceoryx2/8B/throughput`, `iceoryx2/64B/throughput`, `ipc-channel/64B/throughput` (M/s), or
-//! `iceoryx2/8B/rtt` (ns). Protocol: `benches/src/program.rs`.
+//! `iceoryx2/8B/throughput`, `iceoryx2/64B/throughput`, `ipc-channel/64B/throughput` (M/s),
+//! `iceoryx2/8B/rtt`, or `procspawn/start` (ns). Protocol: `benches/src/program.rs`.
 //!
 //! The far process is this program once more, with `far NAME` behind the same arguments: what the
 //! near one made is found under NAME. It ends when its standard input does: the near one has seen enough,
@@ -13,6 +13,7 @@
 mod clock;
 mod iceoryx;
 mod ipc;
+mod start;
 
 use std::env;
 use std::error::Error;
@@ -35,6 +36,8 @@ struct Arguments {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
+    // Processes that procspawn has started end in here.
+    procspawn::init();
     let all: Vec<String> = env::args().skip(1).collect();
     let [near, far, milliseconds, what, rest @ ..] = &all[..] else {
         return Err("usage: multiprocess-peers NEAR_CPU FAR_CPU MILLISECONDS WHAT".into());
@@ -62,6 +65,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "iceoryx2/64B/throughput" => iceoryx::drain::<8>(&arguments),
         "iceoryx2/8B/rtt" => iceoryx::rounds(&arguments),
         "ipc-channel/64B/throughput" => ipc::drain(&arguments),
+        "procspawn/start" => start::starts(&arguments),
         _ => Err(format!("unknown comparison {what}").into()),
     };
     println!("{:.4}", result?);
