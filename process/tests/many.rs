@@ -121,7 +121,8 @@ fn nothing_is_left_of_many() {
         drop(go);
         assert_eq!((open(), zombies()), (before, 0), "at a time");
         if method == StartMethod::Forkserver {
-            wait_until(|| open_by(server) == servers);
+            // Fewer, if the first child's were still counted before.
+            wait_until(|| open_by(server) <= servers);
         }
     });
 }
